@@ -1,0 +1,49 @@
+"""What kind of function this is; `inspect` is imported when first asked, since it would double our import time."""
+
+from types import CoroutineType
+from typing import Any
+
+from ._check import got
+from ._core import WrongColour
+
+
+def kind_of(function: Any) -> str:
+    """``function``, ``coroutine function``, ``generator function`` or ``async generator function``."""
+    import inspect
+
+    for judged in (function, getattr(type(function), "__call__", None)):
+        if inspect.isasyncgenfunction(judged):
+            return "async generator function"
+        if inspect.iscoroutinefunction(judged):
+            return "coroutine function"
+        if inspect.isgeneratorfunction(judged):
+            return "generator function"
+    return "function"
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine: a coroutine function, or an object whose ``__call__`` is one."""
+    return kind_of(function) == "coroutine function"
+
+
+def refuse_coroutine(result: Any, what: str) -> Any:
+    """`result`, unless it is a coroutine that nobody here would await.
+
+    Raises:
+        TypeError: it is one; it has been closed.
+    """
+    if isinstance(result, CoroutineType):
+        result.close()
+        raise WrongColour(f"{what} returned a coroutine, which is not awaited here: {result.__qualname__}")
+    return result
+
+
+def require_awaitable(result: Any) -> Any:
+    """`result`, if it can be awaited.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not hasattr(result, "__await__"):
+        raise WrongColour(f"the function returned {got(result)}, which cannot be awaited: use CircuitBreaker for plain functions")
+    return result

@@ -1,0 +1,369 @@
+"""Every rule by which a circuit moves; no clock, no lock, no I/O.
+
+1.  A circuit is in one of six states; `MOVES` lists the legal moves by their trigger. Each move begins a new
+    generation. Whatever is settled later with an older generation's stamp is stale: reported, never counted.
+2.  CLOSED and METRICS_ONLY admit all and record successes and failures. DISABLED admits all and records nothing.
+    OPEN and FORCED_OPEN refuse all; an OPEN circuit whose wait is over becomes HALF_OPEN as the next call comes.
+3.  HALF_OPEN admits a call as a probe when a place is free and the permit chooses it. A probe that has not settled
+    in time gives its place back, and its outcome is stale. Nobody queues.
+4.  After each recorded outcome, success or failure, the tripper is asked. CLOSED or HALF_OPEN opens when it trips.
+5.  HALF_OPEN closes on a success when every branch of the tripper that applies has its evidence and none trips.
+    Once HALF_OPEN has lasted `half_open_timeout`, MinRequests counts as met. Where no branch applies to HALF_OPEN,
+    the first success closes and the first failure opens.
+6.  The wait is asked for once an opening. `reopens` counts HALF_OPEN -> OPEN since the circuit was last CLOSED.
+7.  The window starts afresh where recording starts: in CLOSED, HALF_OPEN and METRICS_ONLY. The states that record
+    nothing keep the window that led to them, so that it can still be read.
+8.  METRICS_ONLY asks the tripper as if it were CLOSED; on a hit it says so and re-arms with an empty window.
+9.  A rule of the user's that raises decides nothing (a permit then admits, a retry waits 60 s) and is reported.
+
+One shortcut, which changes no answer: in a steady stretch a plain success (not slow by any threshold) is recorded
+without asking, because it can only lower what the tripper compares. A stretch ends where a call is forgotten by time,
+where the calls reach a `MinRequests`, and where anything but a plain success is recorded.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from ._record import Record
+from ._rules import Rules
+from .events import LastError
+from .metric import Metric, Verdict
+from .state import State, Trigger
+
+_EVERY = frozenset(State)
+_BY_HAND = _EVERY - {State.OPEN, State.HALF_OPEN}
+
+MOVES: Mapping[Trigger, Mapping[State, frozenset[State]]] = MappingProxyType(
+    {
+        Trigger.TRIPPER: {State.CLOSED: frozenset((State.OPEN,)), State.HALF_OPEN: frozenset((State.OPEN,))},
+        Trigger.RETRY: {State.OPEN: frozenset((State.HALF_OPEN,))},
+        Trigger.RECOVERY: {State.HALF_OPEN: frozenset((State.CLOSED,))},
+        Trigger.MANUAL: {state: _BY_HAND - {state} for state in State},
+        Trigger.REMOTE: {state: _EVERY - {state} for state in State},
+    }
+)
+"""The legal moves: trigger -> old state -> new states."""
+
+RECORDING = frozenset((State.CLOSED, State.HALF_OPEN, State.METRICS_ONLY))
+_STAND_IN_WAIT = 60.0
+
+_WORDS_BY_HAND = {
+    State.CLOSED: "reset by hand",
+    State.METRICS_ONLY: "set to metrics only by hand",
+    State.DISABLED: "disabled by hand",
+    State.FORCED_OPEN: "forced open by hand",
+}
+
+
+class Stamp:
+    """Marks one admitted call: its generation, and when it loses its place if it is a probe."""
+
+    __slots__ = ("call_id", "deadline", "generation")
+
+    def __init__(self, generation: int, deadline: float | None = None) -> None:
+        self.generation = generation
+        self.deadline = deadline
+        self.call_id: int | None = None
+
+
+class Refusal(Record):
+    """Why a call was not admitted."""
+
+    __slots__ = ("reason", "retry_after")
+
+    reason: str
+    retry_after: float | None
+
+
+class Change(Record):
+    """A move that was made."""
+
+    __slots__ = (
+        "old_state",
+        "new_state",
+        "trigger",
+        "metrics",
+        "verdict",
+        "wait",
+        "reopens",
+        "generation",
+        "failing_since",
+        "last_error",
+    )
+
+    old_state: State
+    new_state: State
+    trigger: Trigger
+    metrics: Metric
+    verdict: Verdict
+    wait: float | None
+    reopens: int
+    generation: int
+    failing_since: float | None
+    last_error: LastError | None
+
+
+class Hit(Record):
+    """Shadow mode: a move that would have been made."""
+
+    __slots__ = ("metrics", "verdict", "failing_since", "last_error")
+
+    metrics: Metric
+    verdict: Verdict
+    failing_since: float | None
+    last_error: LastError | None
+
+
+class Fault(Record):
+    """A rule of the user's that raised."""
+
+    __slots__ = ("role", "rule", "error")
+
+    role: str
+    rule: object
+    error: BaseException
+
+
+class Machine:
+    """One circuit's state. `now` is monotonic seconds, `wall` Unix seconds; what happened is left in `news`."""
+
+    __slots__ = (
+        "_bar",
+        "_half_open_since",
+        "_last_error",
+        "_probes",
+        "_steady_from",
+        "_streak",
+        "_wait",
+        "changed_at",
+        "generation",
+        "news",
+        "open_until",
+        "record",
+        "reopens",
+        "rules",
+        "state",
+        "steady_until",
+        "verdict",
+    )
+
+    def __init__(self, rules: Rules, wall: float) -> None:
+        self.rules = rules
+        self.state = State.CLOSED
+        self.changed_at = wall
+        self.generation = 1
+        self.reopens = 0
+        self.open_until = -math.inf
+        self.verdict: Verdict | None = None
+        self.news: list[Change | Hit | Fault] = []
+        self._wait = 0.0
+        self._half_open_since = -math.inf
+        self._probes: dict[Stamp, None] = {}
+        self._last_error: LastError | None = None
+        self._start_recording()
+
+    def _start_recording(self) -> None:
+        rules = self.rules
+        self.record = rules.window.open(rules.slow_threshold, rules.tripper.thresholds)
+        self._streak = 0
+        self._unsettle()
+
+    # -- admission ------------------------------------------------------------------------------------------------
+
+    def admit(self, now: float, wall: float) -> Stamp | Refusal:
+        """A stamp for the call, or why not (rules 2 and 3)."""
+        if self.state is State.OPEN:
+            if now < self.open_until:
+                return Refusal(reason="open", retry_after=self.retry_after(now))
+            waited = Verdict(repr(self.rules.retry), True, f"the wait of {self._wait:.1f} s is over", self._wait, self._wait)
+            self._move(State.HALF_OPEN, Trigger.RETRY, waited, now, wall)
+        if self.state is State.HALF_OPEN:
+            return self._admit_probe(now)
+        if self.state is State.FORCED_OPEN:
+            return Refusal(reason="forced_open", retry_after=None)
+        return Stamp(self.generation)
+
+    def _admit_probe(self, now: float) -> Stamp | Refusal:
+        if self.probes_in_flight(now) >= self.rules.max_half_open_calls:
+            return Refusal(reason="probes_in_flight", retry_after=0.0)
+        try:
+            chosen = bool(self.rules.permit(now - self._half_open_since))
+        except Exception as error:
+            self.news.append(Fault(role="permit", rule=self.rules.permit, error=error))
+            chosen = True
+        if not chosen:
+            return Refusal(reason="not_chosen", retry_after=0.0)
+        probe = Stamp(self.generation, now + self.rules.half_open_timeout)
+        self._probes[probe] = None
+        return probe
+
+    def probes_in_flight(self, now: float) -> int:
+        """The places that are taken."""
+        if self._probes:
+            late = [probe for probe in self._probes if probe.deadline is not None and now >= probe.deadline]
+            for probe in late:
+                del self._probes[probe]
+        return len(self._probes)
+
+    def retry_after(self, now: float) -> float | None:
+        """Seconds until a call may pass; ``None`` where no wait is running or only a person can end it."""
+        if self.state is State.OPEN and self.open_until < math.inf:
+            return max(self.open_until - now, 0.0)
+        return 0.0 if self.state is State.HALF_OPEN else None
+
+    # -- outcomes -------------------------------------------------------------------------------------------------
+
+    def release(self, stamp: Stamp, now: float) -> bool:
+        """Take back a call's stamp, and its place if it is a probe; whether its outcome may still decide."""
+        held = stamp.deadline is None or (stamp in self._probes and now < stamp.deadline)
+        self._probes.pop(stamp, None)
+        return held and stamp.generation == self.generation
+
+    def succeed(self, duration: float, now: float, wall: float) -> None:
+        """Record a success of this generation and decide (rules 4, 5 and 8)."""
+        if self.state in RECORDING:
+            self.record.add(now, wall, duration, failed=False)
+            self._streak = 0
+            if duration >= self.rules.plain_below:
+                self._unsettle()
+            self._decide(now, wall, failed=False)
+
+    def fail(self, duration: float, now: float, wall: float, error: LastError, hint: float | None = None) -> None:
+        """Record a failure of this generation and decide; `hint` is the wait in seconds that it asked for."""
+        if self.state in RECORDING:
+            self.record.add(now, wall, duration, failed=True)
+            self._streak += 1
+            self._last_error = error
+            self._unsettle()
+            self._decide(now, wall, failed=True, hint=hint)
+
+    def succeed_plainly(self, durations: Sequence[float], now: float, wall: float) -> None:
+        """Record plain successes that ended within the steady stretch, and decide."""
+        if self.state in RECORDING:
+            self.record.add_plain(self._steady_from, durations)
+            self._streak = 0
+            if self.record.total(self._steady_from) >= self._bar:
+                self._unsettle()
+                self._decide(now, wall, failed=False)
+
+    # -- decisions ------------------------------------------------------------------------------------------------
+
+    def _decide(self, now: float, wall: float, *, failed: bool, hint: float | None = None) -> None:
+        if now < self.steady_until and self.record.total(now) < self._bar:
+            return
+        tripper = self.rules.tripper
+        half_open = self.state is State.HALF_OPEN
+        asked_as = State.HALF_OPEN if half_open else State.CLOSED
+        patient = not half_open or now - self._half_open_since < self.rules.half_open_timeout
+        metric = self.record.metric(now)
+        classic = half_open and not tripper.applies(asked_as)
+        try:
+            trips = failed if classic else tripper.trips(metric, asked_as, self._streak, patient=patient)
+            recovers = half_open and not failed and (classic or tripper.evidenced(metric, asked_as, patient=patient))
+            if not trips and not recovers:
+                self._settle_down(now)
+                return
+            if classic:
+                verdict = Verdict(repr(tripper), trips, f"the first probe {'failed' if failed else 'succeeded'}")
+            else:
+                verdict = tripper.explain(metric, asked_as, self._streak, patient=patient)
+        except Exception as error:
+            self.news.append(Fault(role="tripper", rule=tripper, error=error))
+            return
+        if not trips:
+            self._move(State.CLOSED, Trigger.RECOVERY, verdict, now, wall)
+        elif self.state is State.METRICS_ONLY:
+            since = self.record.failing_since(now)
+            self.news.append(Hit(metrics=metric, verdict=verdict, failing_since=since, last_error=self._relevant_error(metric)))
+            self._start_recording()
+        else:
+            self._move(State.OPEN, Trigger.TRIPPER, verdict, now, wall, hint=hint)
+
+    def _settle_down(self, now: float) -> None:
+        """Begin a steady stretch where the rules and the state allow one."""
+        if self.state is not State.HALF_OPEN and self.rules.tripper.steady:
+            total = self.record.total(now)
+            self._bar = next((bar for bar in self.rules.tripper.bars if bar > total), math.inf)
+            self._steady_from = now
+            self.steady_until = self.record.steady_until()
+
+    def _unsettle(self) -> None:
+        self._bar = math.inf
+        self._steady_from = self.steady_until = -math.inf
+
+    def plain_calls_left(self, now: float) -> float:
+        """How many plain successes may be recorded together before the tripper must be asked again."""
+        return self._bar - self.record.total(now) if now < self.steady_until else 0
+
+    def _relevant_error(self, metric: Metric) -> LastError | None:
+        return self._last_error if metric.failure_count else None
+
+    # -- moves ----------------------------------------------------------------------------------------------------
+
+    def command(self, state: State, now: float, wall: float) -> None:
+        """A control: move by hand. To the state that it is in already: nothing, but a reset still forgets."""
+        if self.state is not state:
+            self._move(state, Trigger.MANUAL, Verdict("manual", True, _WORDS_BY_HAND[state]), now, wall)
+        elif state is State.CLOSED:
+            self.generation += 1
+            self._start_recording()
+
+    def configure(self, rules: Rules) -> None:
+        """Put other rules in force; the window and a wait that is running stay."""
+        self.rules = rules
+        self.record.rejudge(rules.slow_threshold, rules.tripper.thresholds)
+        self._unsettle()
+
+    def _move(
+        self, state: State, trigger: Trigger, verdict: Verdict, now: float, wall: float, *, hint: float | None = None
+    ) -> None:
+        old = self.state
+        if state not in MOVES[trigger].get(old, ()):
+            raise RuntimeError(f"a circuit cannot move from {old} to {state} by {trigger}")
+        metrics = self.record.metric(now)
+        failing_since = self.record.failing_since(now)
+        last_error = self._relevant_error(metrics) if trigger is Trigger.TRIPPER else self._last_error
+        self.generation += 1
+        self.state = state
+        self.changed_at = wall
+        self._probes = {}
+        wait = None
+        if state is State.OPEN:
+            if old is State.HALF_OPEN:
+                self.reopens += 1
+            wait = self._wait = self._ask_wait(hint)
+            self.open_until = now + wait
+            self.verdict = verdict
+        elif state is State.HALF_OPEN:
+            self._half_open_since = now
+        else:
+            self.reopens = 0
+            self._last_error = None
+            self.verdict = verdict if state is State.FORCED_OPEN else None
+        if state in RECORDING:
+            self._start_recording()
+        self.news.append(
+            Change(
+                old_state=old,
+                new_state=state,
+                trigger=trigger,
+                metrics=metrics,
+                verdict=verdict,
+                wait=None if wait == math.inf else wait,
+                reopens=self.reopens,
+                generation=self.generation,
+                failing_since=failing_since,
+                last_error=last_error,
+            )
+        )
+
+    def _ask_wait(self, hint: float | None) -> float:
+        try:
+            wait = float(self.rules.retry.wait_after(self.reopens, hint))
+            if not wait >= 0:  # written so that NaN is refused as well
+                raise ValueError(f"wait() must give at least 0 seconds, got {wait!r}")
+        except Exception as error:
+            self.news.append(Fault(role="retry", rule=self.rules.retry, error=error))
+            return _STAND_IN_WAIT
+        return wait

@@ -1,0 +1,54 @@
+"""Listeners that others publish, found by name under one entry-point group. Fluxgate's own register the same way."""
+
+from typing import Any
+
+GROUP = "fluxgate.listeners"
+
+
+def entry_points() -> dict[str, Any]:
+    """The published listeners by name, in alphabetical order."""
+    from importlib.metadata import entry_points  # here, since it is slow to import and seldom needed
+
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def load(name: str) -> Any:
+    """The listener published as `name`: a class, or a function that makes one.
+
+    Raises:
+        LookupError: no installed distribution publishes it; the text lists those that are.
+    """
+    published = entry_points()
+    if name not in published:
+        raise LookupError(f"no listener named {name!r} is installed; there are: {', '.join(published) or 'none'}")
+    return published[name].load()
+
+
+def observable() -> list[tuple[str, Any]]:
+    """What `observe` attaches: instances of the published listeners that declare themselves automatic and can be built.
+
+    A listener class declares it by the attribute `automatic = "purpose"`: of several for one purpose the first by `rank`,
+    then by name, whose library is there is taken.
+    """
+    from ._text import logger
+    from .errors import MissingExtraError
+
+    candidates = []
+    for name, point in entry_points().items():
+        try:
+            factory = point.load()
+        except Exception:
+            logger().exception("listener %r cannot be loaded", name)
+            continue
+        if getattr(factory, "automatic", None):
+            candidates.append((getattr(factory, "rank", 0), name, factory))
+    chosen: dict[str, tuple[str, Any]] = {}
+    for _, name, factory in sorted(candidates, key=lambda each: each[:2]):
+        if factory.automatic not in chosen:
+            try:
+                chosen[factory.automatic] = (name, factory())
+            except MissingExtraError:
+                continue
+            except Exception:
+                logger().exception("listener %r cannot be made", name)
+    return list(chosen.values())

@@ -1,0 +1,103 @@
+"""The parameters of a circuit, validated in one place for construction and `configure`."""
+
+import warnings
+from typing import Any
+
+from . import _check
+from ._record import Record
+from .permits import Permit, Random, as_permit
+from .retries import Cooldown, Retry, as_retry
+from .trackers import All, Tracker, as_tracker
+from .trippers import DEFAULT_TRIPPER, Tripper, as_tripper
+from .windows import CountWindow, Window
+
+
+class Rules(Record):
+    """Immutable, so that circuits with the defaults share one, and a call reads a consistent set."""
+
+    __slots__ = (
+        "window",
+        "tracker",
+        "tripper",
+        "retry",
+        "permit",
+        "slow_threshold",
+        "max_half_open_calls",
+        "half_open_timeout",
+        "plain_below",
+    )
+
+    window: Window
+    tracker: Tracker
+    tripper: Tripper
+    retry: Retry
+    permit: Permit
+    slow_threshold: float
+    max_half_open_calls: int
+    half_open_timeout: float
+    plain_below: float
+    """A success shorter than this is slow by no threshold of the tripper's or the circuit's."""
+
+    def words(self) -> dict[str, str]:
+        """The rules as their reprs give them, for events and metrics."""
+        return {name: repr(getattr(self, name)) for name in ("window", "tracker", "tripper", "retry", "permit")}
+
+
+def _window(value: Any, what: str) -> Window:
+    _check.instance(value, what, "a window")
+    if not isinstance(value, Window):
+        also = f"; for the last {value} calls pass CountWindow({value})" if isinstance(value, int) else ""
+        raise TypeError(f"{what} must be CountWindow(size) or TimeWindow(seconds), got {_check.got(value)}{also}")
+    return value
+
+
+_ACCEPT: dict[str, Any] = {
+    "window": _window,
+    "tracker": as_tracker,
+    "tripper": as_tripper,
+    "retry": as_retry,
+    "permit": as_permit,
+    "slow_threshold": lambda value, what: _check.number(value, what, above=0, finite=False),
+    "max_half_open_calls": lambda value, what: _check.whole(value, what),
+    "half_open_timeout": lambda value, what: _check.number(value, what, above=0),
+}
+
+
+def given(**parameters: Any) -> dict[str, Any]:
+    """Those that are not ``None``: a falsy window or rule is still one."""
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def amend(rules: Rules, **parameters: Any) -> Rules:
+    """`rules` with each parameter checked and put in.
+
+    Raises:
+        TypeError, ValueError: a parameter is not what it must be; the text names and quotes it.
+    """
+    accepted = {name: _ACCEPT[name](value, name) for name, value in parameters.items()}
+    if all(value is getattr(rules, name) or (isinstance(value, (int, float)) and value == getattr(rules, name)) for name, value in accepted.items()):
+        return rules  # circuits with the defaults share one
+    changed = rules.__replace__(**accepted)
+    slowest = min((changed.slow_threshold, *changed.tripper.thresholds))
+    changed = changed.__replace__(plain_below=slowest)
+    bar = min(changed.tripper.bars, default=0)
+    if bar > changed.window.capacity:
+        warnings.warn(
+            f"{changed.window!r} never holds the {bar} calls that {changed.tripper!r} needs: the circuit cannot trip while closed",
+            UserWarning,
+            stacklevel=4,
+        )
+    return changed
+
+
+DEFAULT_RULES = Rules(
+    window=CountWindow(100),
+    tracker=All(),
+    tripper=DEFAULT_TRIPPER,
+    retry=Cooldown(60),
+    permit=Random(0.5),
+    slow_threshold=60.0,
+    max_half_open_calls=10,
+    half_open_timeout=30.0,
+    plain_below=60.0,
+)

@@ -1,0 +1,45 @@
+"""The little that the engine asks of asyncio, which it never imports by itself: no loop runs where nobody did."""
+
+import sys
+from collections.abc import Awaitable
+from typing import Any
+
+_spawned: set[Any] = set()  # an event loop holds its tasks weakly
+
+
+def running_loop() -> Any:
+    """The asyncio loop that runs in this thread, or ``None``."""
+    asyncio = sys.modules.get("asyncio")
+    return None if asyncio is None else asyncio._get_running_loop()
+
+
+def spawn(loop: Any, work: Awaitable[None]) -> Any:
+    """Run `work` as a task that nobody needs to hold."""
+    task = loop.create_task(work)
+    _spawned.add(task)
+    task.add_done_callback(_spawned.discard)
+    return task
+
+
+async def shielded(work: Awaitable[None]) -> None:
+    """Await `work` so that the waiter's cancellation does not reach it (under another library than asyncio: plainly)."""
+    loop = running_loop()
+    if loop is None:
+        await work
+    else:
+        await sys.modules["asyncio"].shield(spawn(loop, work))
+
+
+def being_cancelled() -> bool:
+    """Whether the running task was asked to stop."""
+    task = None if running_loop() is None else sys.modules["asyncio"].current_task()
+    return task is not None and bool(task.cancelling())
+
+
+async def in_context(work: Any, context: Any) -> None:
+    """Await a coroutine with another call's context variables as its own."""
+    loop = running_loop()
+    if loop is None:
+        await work
+    else:
+        await loop.create_task(work, context=context)

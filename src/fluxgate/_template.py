@@ -1,0 +1,183 @@
+"""The path of a call, written once: `call`, decorated functions, coroutines and generators of both colours come from it.
+
+Speed needs it generated: a wrapper with the function's own parameters costs a third of one with ``*args, **kwargs``.
+The sources are registered with `linecache`, so that tracebacks show them.
+
+The function is called from the wrapper's own frame, which is all that its traceback gains. The test whether the lane
+is still open and the append to it stand together without a call in between: CPython switches threads at calls, returns
+and backward jumps only, and even elsewhere the worst is a stale outcome that is not reported (see `_core`).
+"""
+
+import linecache
+from collections.abc import Callable
+from functools import cache, update_wrapper
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._functions import refuse_coroutine, require_awaitable
+from .errors import CallNotPermittedError
+
+if TYPE_CHECKING:
+    from ._core import Core
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_PATH = """\
+def make(_func, _core, _clock):
+    {async_}def protected({params}):{prologue}
+        _lane = _stamp = _core.lane
+        if _lane is None:
+            _stamp = _core.admit()
+            if _core.outbox:
+                {deliver}
+            if _stamp.__class__ is CallNotPermittedError:
+                try:
+                    raise _stamp
+                finally:
+                    del _stamp  # the error's traceback holds this frame
+        _started = _clock.monotonic()
+        try:
+            {run}
+        except GeneratorExit:
+            _core.abandoned(_stamp, _started)
+            raise
+        except BaseException as _error:
+            _core.raised(_stamp, _started, _error)
+            if _core.outbox:
+                {deliver}
+            raise
+        _ended = _clock.monotonic()
+        _elapsed = _ended - _started
+        if _stamp is _core.lane and _elapsed < _lane.below and _ended < _lane.until:
+            _lane.durations.append(_elapsed)
+            if len(_lane.durations) >= _lane.limit:
+                _core.fold()
+        else:
+            _core.returned(_stamp, _started, _ended, _value)
+        if _core.outbox:
+            {deliver}
+        return{result}
+    return protected
+"""
+
+_FALL_BACK = """\
+def make(_func, _fall_back):
+    {async_}def protected({params}):
+        try:
+            return {await_}_func({arguments})
+        except Exception as _error:
+            return {await_}_fall_back(_error)
+    return protected
+"""
+
+_DELEGATE = """\
+_value = None
+_source = _func({arguments})
+try:
+    _item = await _source.__anext__()
+    while True:
+        try:
+            _sent = yield _item
+        except GeneratorExit:
+            raise
+        except BaseException as _thrown:
+            _item = await _source.athrow(_thrown)
+        else:
+            _item = await _source.asend(_sent)
+except StopAsyncIteration:
+    pass
+finally:
+    await _source.aclose()"""
+
+_RUN = {
+    "function": "_value = _func({arguments})",
+    "coroutine function": "_value = await _func({arguments})",
+    "generator function": "_value = yield from _func({arguments})",
+    "async generator function": _DELEGATE,
+}
+_RUN_METHOD = {
+    "function": "_value = refuse_coroutine(func(*args, **kwargs), 'the function')",
+    "coroutine function": "_value = await require_awaitable(func(*args, **kwargs))",
+}
+_SCOPE = {"CallNotPermittedError": CallNotPermittedError, "refuse_coroutine": refuse_coroutine, "require_awaitable": require_awaitable}
+
+
+@cache
+def _maker(template: str, kind: str, params: str, run: str = "", arguments: str = "", prologue: str = "") -> Callable[..., Any]:
+    """The compiled `make` of a template; one serves all functions with the same parameters."""
+    asynchronous = kind.startswith(("async", "coroutine"))
+    source = template.format(
+        async_="async " if asynchronous else "",
+        await_="await " if asynchronous else "",
+        deliver="await _core.deliver_async()" if asynchronous else "_core.deliver()",
+        params=params,
+        arguments=arguments,
+        prologue=prologue,
+        run=run.format(arguments=arguments).replace("\n", "\n            "),
+        result="" if kind == "async generator function" else " _value",
+    )
+    part = "fallback" if template is _FALL_BACK else "breaker"
+    filename = f"<fluxgate {part} around a {kind}({params})>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    scope: dict[str, Any] = dict(_SCOPE)
+    exec(compile(source, filename, "exec"), scope)  # noqa: S102
+    make: Callable[..., Any] = scope["make"]
+    return make
+
+
+def _signature(func: Any) -> tuple[str, str]:
+    """The function's parameters as source, and the arguments that pass them on."""
+    import inspect
+
+    anything = ("*args, **kwargs", "*args, **kwargs")
+    if not isinstance(func, FunctionType):
+        return anything
+    params: list[str] = []
+    arguments: list[str] = []
+    kinds = inspect.Parameter
+    before = None
+    for name, param in inspect.signature(func, follow_wrapped=False).parameters.items():
+        if name.startswith("_"):
+            return anything  # it might be one of the template's own names
+        if before is kinds.POSITIONAL_ONLY and param.kind is not before:
+            params.append("/")
+        if param.kind is kinds.KEYWORD_ONLY and before not in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL):
+            params.append("*")
+        before = param.kind
+        stars = {kinds.VAR_POSITIONAL: "*", kinds.VAR_KEYWORD: "**"}.get(param.kind, "")
+        # the defaults themselves are put in place afterwards; here it matters only that there is one
+        params.append(f"{stars}{name}" if param.default is kinds.empty else f"{name}=None")
+        arguments.append(f"{name}={name}" if param.kind is kinds.KEYWORD_ONLY else f"{stars}{name}")
+    if before is kinds.POSITIONAL_ONLY:
+        params.append("/")
+    return ", ".join(params), ", ".join(arguments)
+
+
+def _dressed(wrapper: Any, func: Any) -> Any:
+    if isinstance(func, FunctionType) and wrapper.__code__.co_argcount == func.__code__.co_argcount:
+        wrapper.__defaults__ = func.__defaults__
+        wrapper.__kwdefaults__ = func.__kwdefaults__
+    return update_wrapper(wrapper, func)
+
+
+def protect(func: Any, kind: str, core: "Core") -> Any:
+    """A wrapper of the function's own kind and parameters that calls it through the circuit."""
+    params, arguments = _signature(func)
+    return _dressed(_maker(_PATH, kind, params, _RUN[kind], arguments)(func, core, core.clock), func)
+
+
+def fall_back(func: Any, kind: str, run_fallback: Callable[[Exception], Any]) -> Any:
+    """A wrapper that answers any `Exception` of `func` with what `run_fallback` makes of it."""
+    params, arguments = _signature(func)
+    return _dressed(_maker(_FALL_BACK, kind, params, arguments=arguments)(func, run_fallback), func)
+
+
+def calling(kind: str) -> Callable[[_F], _F]:
+    """Puts the path of a call into a breaker's method ``(self, func, /, *args, **kwargs)``."""
+    params = "self, func, /, *args, **kwargs"
+    prologue = "\n        _core = self._core\n        _clock = _core.clock"
+
+    def fill(method: _F) -> _F:
+        return _dressed(_maker(_PATH, kind, params, _RUN_METHOD[kind], prologue=prologue)(None, None, None), method)
+
+    return fill

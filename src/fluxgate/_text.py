@@ -1,0 +1,86 @@
+"""How errors become text: redacted by the user's function, then cut; never kept as live objects."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+_F = TypeVar("_F", bound=Callable[[str], str])
+_SHOWN = 200
+_READ = 4096  # of a huge text, what the user's function is given
+
+
+class Redactor:
+    """The user's function through which every error text passes.
+
+    Messages of exceptions carry URLs, tokens and names. Register one function, and events, logs, traces and metrics
+    show only what it returns; where it fails the text is withheld.
+
+    >>> import fluxgate, re
+    >>> @fluxgate.redact
+    ... def no_tokens(text: str) -> str:
+    ...     return re.sub(r"token=\\w+", "token=***", text)
+    >>> fluxgate.redact("GET /pay?token=s3cret")
+    'GET /pay?token=***'
+    >>> fluxgate.redact(None)  # as it was
+    """
+
+    def __init__(self) -> None:
+        self._function: Callable[[str], str] | None = None
+        self._failed = False
+
+    @overload
+    def __call__(self, what: str, /) -> str: ...
+    @overload
+    def __call__(self, what: None, /) -> None: ...
+    @overload
+    def __call__(self, what: _F, /) -> _F: ...
+
+    def __call__(self, what: Any, /) -> Any:
+        if isinstance(what, str):
+            return self._apply(what)
+        if what is not None and (isinstance(what, type) or not callable(what)):
+            raise TypeError(f"redact takes a function from str to str, a text or None, got {what!r}")
+        self._function, self._failed = what, False
+        return what
+
+    def _apply(self, text: str) -> str:
+        if self._function is None:
+            return text
+        try:
+            return str(self._function(text))
+        except Exception:
+            # what could not be checked for secrets must not be shown
+            if not self._failed:
+                self._failed = True
+                logger().exception("the function given to fluxgate.redact failed; error texts are withheld until it is replaced")
+            return "(withheld: the redacting function failed)"
+
+
+redact = Redactor()
+
+
+def logger() -> Any:
+    """The engine's logger; imported late, since most programs that import Fluxgate never hear from it."""
+    import logging
+
+    return logging.getLogger("fluxgate")
+
+
+def type_name(value: object) -> str:
+    """The type's full name, without ``builtins.``: ``TimeoutError``, ``httpx.ConnectError``."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def error_text(error: BaseException) -> str:
+    """The exception's message, redacted and cut to 200 characters."""
+    try:
+        text = str(error)
+    except Exception:  # a broken __str__ must not cost the event
+        text = "(the exception has no readable text)"
+    return clean(text)
+
+
+def clean(text: str) -> str:
+    """Any text of the user's, redacted and cut to 200 characters."""
+    text = redact(text[:_READ])
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

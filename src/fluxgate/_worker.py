@@ -1,0 +1,179 @@
+"""Background delivery: a bounded queue a subscription, and one daemon thread with an event loop a listener."""
+
+import sys
+import time
+from collections import deque
+from contextvars import Context, copy_context
+from threading import Condition, Thread, current_thread
+from typing import TYPE_CHECKING, Any
+
+from .events import Event, EventsDropped
+
+if TYPE_CHECKING:
+    from ._core import Core
+    from .bus import Subscription
+
+_REPORT_EVERY = 1.0  # seconds between two reports of one queue's losses
+
+
+class Mailbox:
+    """What waits for one subscription. When it is full the oldest event goes: the newest explains the present."""
+
+    def __init__(self, subscription: "Subscription", worker: "Worker", size: int) -> None:
+        self.subscription = subscription
+        self._worker = worker
+        self._size = size
+        self._waiting: deque[tuple[Event, Context, Core]] = deque()
+        self._changed = Condition()
+        self._scheduled = False
+        self._dropped = 0
+        self._last_drop: Core | None = None
+        self._reported_at = -_REPORT_EVERY
+
+    def put(self, event: Event, context: Context | None, core: "Core") -> None:
+        """Queue an event; never waits."""
+        with self._changed:
+            if len(self._waiting) >= self._size:
+                self._waiting.popleft()
+                self._dropped += 1
+                self._last_drop = core
+            self._waiting.append((event, copy_context() if context is None else context, core))
+            schedule, self._scheduled = not self._scheduled, True
+        if schedule:
+            self._worker.schedule(self)
+        if self._dropped and time.monotonic() - self._reported_at >= _REPORT_EVERY:
+            self.report_losses()
+
+    def report_losses(self) -> None:
+        """Tell how many events went since the last report."""
+        with self._changed:
+            count, self._dropped = self._dropped, 0
+            core, self._last_drop = self._last_drop, None
+            self._reported_at = time.monotonic()
+        if core is not None:
+            core.tell(EventsDropped, listener=self.subscription.outlet.name, count=count)
+            core.deliver_soon()
+
+    def take(self) -> "tuple[Event, Context, Core] | None":
+        """The oldest event; ``None``, and the box is at rest, when there is none."""
+        with self._changed:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._scheduled = False
+            self._changed.notify_all()
+            return None
+
+    def wait_until_empty(self, deadline: float) -> bool:
+        """Wait until all has been handed over, or the monotonic deadline; whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._scheduled, max(deadline - time.monotonic(), 0))
+
+    def discard(self) -> None:
+        """Forget what waits."""
+        with self._changed:
+            self._waiting.clear()
+
+    def reset(self) -> None:
+        """In a forked child: the parent delivers what waits."""
+        self._changed = Condition()
+        self._waiting.clear()
+        self._scheduled = False
+        self._dropped = 0
+
+
+class Worker:
+    """One listener's thread, started by its first event; it runs coroutines and plain calls in its event loop."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._ready: deque[Mailbox] = deque()
+        self._thread: Thread | None = None
+        self._loop: Any = None
+        self._wake: Any = None
+        self._asleep = False
+        self._stopping = False
+        self._lock = Condition()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is this worker's."""
+        return current_thread() is self._thread
+
+    def schedule(self, box: Mailbox) -> None:
+        """See to it that the box is emptied."""
+        self._ready.append(box)
+        if self._thread is None:
+            self._start()
+        elif self._asleep:
+            self._rouse()
+
+    def stop(self) -> None:
+        """Let the thread end once it is idle."""
+        self._stopping = True
+        if self._thread is not None:
+            self._rouse()
+
+    def finish(self, work: Any, timeout: float) -> None:
+        """Run a coroutine in the listener's own loop (its connections live there), or in a new one if it had none."""
+        import asyncio
+
+        if self._loop is None or self._loop.is_closed() or self.is_current:
+            asyncio.run(work)
+        else:
+            asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+
+    def reset(self) -> None:
+        """In a forked child: the thread is gone; the next event starts another."""
+        self.__init__(self._name)  # type: ignore[misc]
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._thread = Thread(target=self._run, name=f"fluxgate-{self._name}", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is shutting down: `drain_here` will do it
+                self._thread = None
+
+    def _rouse(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._wake.set)
+        except (RuntimeError, AttributeError):
+            pass  # the loop is closed, or not yet there and about to look by itself
+
+    def _run(self) -> None:
+        import asyncio
+
+        with asyncio.Runner() as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        import asyncio
+
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        while True:
+            await self._empty_all()
+            self._asleep = True
+            if not self._ready:  # looked at after `_asleep` is set, as `schedule` looks at it after appending
+                if self._stopping:
+                    return
+                await self._wake.wait()
+            self._asleep = False
+            self._wake.clear()
+
+    async def _empty_all(self) -> None:
+        while self._ready:
+            box = self._ready.popleft()
+            while (item := box.take()) is not None:
+                event, context, core = item
+                await box.subscription.hand_over(event, context, core)
+                if core.outbox:
+                    core.deliver_soon()
+            box.report_losses()
+
+    def drain_here(self) -> None:
+        """Where no thread could be started any more, at the interpreter's end: deliver in this one."""
+        if self._thread is None and self._ready and "asyncio" in sys.modules:
+            sys.modules["asyncio"].run(self._empty_all())

@@ -1,0 +1,512 @@
+"""The event bus: who listens to which circuits, and how events reach them."""
+
+import atexit
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from . import _check
+from ._functions import is_async, refuse_coroutine
+from ._plugins import observable
+from ._tasks import being_cancelled, in_context
+from ._worker import Mailbox, Worker
+from .events import Event, ListenerFailed, StateChanged, concrete
+
+if TYPE_CHECKING:
+    from ._core import Core
+
+Listener = Callable[[Any], Any]
+"""Anything that can be called with an event; a coroutine function is awaited. It may have `events` and `close()`."""
+Delivery = Literal["inline", "background"]
+Routes = dict[type[Event], tuple["Subscription", ...]]
+
+_CLOSE_WAIT = 1.0
+_EXIT_WAIT = 2.0
+
+
+class Outlet:
+    """One listener, however many subscriptions it has."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.name: str = getattr(listener, "__qualname__", None) or type(listener).__qualname__
+        self.is_async = is_async(listener)
+        self.uses = 0
+        self.failures = 0
+        self._worker: Worker | None = None
+
+    @property
+    def worker(self) -> Worker:
+        """Its thread, made when first needed."""
+        if self._worker is None:
+            self._worker = Worker(self.name)
+        return self._worker
+
+    def close(self) -> None:
+        """The last subscription is gone: stop the thread and tell the listener."""
+        closing = getattr(self.listener, "close", None)
+        if callable(closing):
+            try:
+                result = closing()
+                if hasattr(result, "__await__"):
+                    self.worker.finish(result, _CLOSE_WAIT)
+            except Exception:
+                from ._text import logger
+
+                logger().exception("closing listener %s failed", self.name)
+        if self._worker is not None:
+            self._worker.stop()
+
+    def drain_here(self) -> None:
+        """See `Worker.drain_here`."""
+        if self._worker is not None:
+            self._worker.drain_here()
+
+    def reset(self) -> None:
+        """In a forked child."""
+        if self._worker is not None:
+            self._worker.reset()
+
+
+class Subscription:
+    """One listener's attachment to one circuit, or to many. Close it to detach; it is also a context manager."""
+
+    def __init__(
+        self,
+        bus: "Bus",
+        outlet: Outlet,
+        kinds: frozenset[type[Event]],
+        patterns: tuple[str, ...],
+        core: "Core | None",
+        delivery: Delivery,
+        queue_size: int,
+    ) -> None:
+        self.outlet = outlet
+        self.kinds = kinds
+        self._bus = bus
+        self._patterns = patterns
+        self._core = core
+        self._background = delivery == "background"
+        self._queue_size = queue_size
+        self._active = True
+        self._busy: list[int] = []
+        self._box: Mailbox | None = None
+
+    def __repr__(self) -> str:
+        return f"<Subscription of {self.outlet.name} ({'open' if self._active else 'closed'})>"
+
+    @property
+    def core(self) -> "Core | None":
+        """The one circuit that it observes, or ``None`` for many."""
+        return self._core
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still open."""
+        return self._active
+
+    def close(self) -> None:
+        """Detach the listener: once this returns it is not called again.
+
+        What waits in a background queue is delivered first, and a call that runs in another thread may end, within one
+        second each; closed from within its own listener, neither is waited for. The listener's own ``close()`` is
+        called when its last subscription closes. Closing twice does nothing.
+        """
+        if not self._bus.detach(self):
+            return
+        deadline = time.monotonic() + _CLOSE_WAIT
+        if self._box is not None and not self.outlet.worker.is_current:
+            self._box.wait_until_empty(deadline)
+            self._box.report_losses()
+        self._active = False
+        if self._box is not None:
+            self._box.discard()
+        me = get_ident()
+        while any(thread != me for thread in self._busy) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self._bus.release(self.outlet)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def matches(self, circuit_name: str) -> bool:
+        """Whether a process-wide subscription concerns this circuit."""
+        if self._patterns == ("*",):
+            return True
+        from fnmatch import fnmatchcase
+
+        return any(fnmatchcase(circuit_name, pattern) for pattern in self._patterns)
+
+    def needs_await(self, core: "Core") -> bool:
+        """Whether the circuit's own task must await the listener."""
+        return core.asynchronous and self.outlet.is_async and not self._background
+
+    def take(self, event: Event, context: Context | None, core: "Core") -> None:
+        """Call the listener, or queue for it."""
+        if not self._background and not self.outlet.is_async:
+            self._call(event, context, core)
+        elif self._active:
+            self._mailbox().put(event, context, core)
+
+    def _mailbox(self) -> Mailbox:
+        with self._bus.lock:
+            if self._box is None:
+                self._box = Mailbox(self, self.outlet.worker, self._queue_size)
+            return self._box
+
+    def _call(self, event: Event, context: Context | None, core: "Core") -> None:
+        # Announced before `_active` is read, as `close` reads it after `_active` is cleared: one of them sees the other.
+        me = get_ident()
+        self._busy.append(me)
+        try:
+            if self._active:
+                listener = self.outlet.listener
+                result = listener(event) if context is None else context.run(listener, event)
+                if result is not None:
+                    refuse_coroutine(result, "listener")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self._failed(event, error, core)
+        finally:
+            self._busy.remove(me)
+
+    async def take_async(self, event: Event, context: Context | None, core: "Core") -> None:
+        """Await the listener."""
+        me = get_ident()
+        self._busy.append(me)
+        try:
+            if self._active:
+                work = self.outlet.listener(event)
+                await (work if context is None else in_context(work, context))
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or being_cancelled():
+                raise
+            self._failed(event, error, core)
+        finally:
+            self._busy.remove(me)
+
+    async def hand_over(self, event: Event, context: Context, core: "Core") -> None:
+        """Call or await the listener in its worker's thread, which nothing may end."""
+        try:
+            if self.outlet.is_async:
+                await self.take_async(event, context, core)
+            else:
+                self._call(event, context, core)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._failed(event, error, core)
+
+    @property
+    def box(self) -> Mailbox | None:
+        """Its background queue, if one was needed."""
+        return self._box
+
+    def _failed(self, event: Event, error: BaseException, core: "Core") -> None:
+        self.outlet.failures += 1
+        # a failure over the news of a failure is not news again, or two broken listeners would never end
+        tell = not isinstance(event, ListenerFailed)
+        core.report("listener", self.outlet.name, error, self.outlet.failures, tell=tell)
+
+
+class Bus:
+    """Connects circuits and listeners. A process has one; make another to keep a set of circuits to itself.
+
+    >>> from fluxgate import CircuitBreaker
+    >>> bus = Bus()
+    >>> cb = CircuitBreaker("payments", bus=bus)
+    >>> with bus.attach(lambda event: print(event.old_state, "->", event.new_state)):
+    ...     cb.force_open()
+    closed -> forced_open
+    """
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.graveyard: deque[_Reference] = deque()
+        """Circuits that nobody references any more. A finalizer may only append here; `bury` does the work."""
+        self._circuits: set[_Reference] = set()
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._own: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._outlets: dict[int, Outlet] = {}
+        self._routes: dict[tuple[Subscription, ...], Routes] = {}
+        self._observed: tuple[Subscription, ...] = ()
+        _buses.add(self)
+
+    # -- circuits -------------------------------------------------------------------------------------------------
+
+    def register(self, breaker: Any, core: "Core") -> None:
+        """Enter a new circuit."""
+        self.bury()
+        with self.lock:
+            self._circuits.add(_Reference(breaker, self.graveyard.append, core))
+            self._rewire(core)
+
+    def circuits(self) -> list[Any]:
+        """The breakers that are alive, sorted by name."""
+        self.bury()
+        alive = [(reference.core.name, reference()) for reference in list(self._circuits)]
+        return [breaker for _, breaker in sorted(alive, key=lambda each: each[0]) if breaker is not None]
+
+    def retire(self, core: "Core") -> None:
+        """Let a circuit go: tell its listeners, then detach its own."""
+        with self.lock:
+            mine = [reference for reference in self._circuits if reference.core is core]
+            self._circuits.difference_update(mine)
+        if mine:
+            core.retire()
+            for subscription in core.own:
+                subscription.close()
+            core.rewire({})
+
+    def bury(self) -> None:
+        """Retire the circuits that were garbage-collected since the last time."""
+        while self.graveyard:
+            self.retire(self.graveyard.popleft().core)
+
+    # -- listeners ------------------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        listener: Listener,
+        *event_types: type[Event],
+        circuits: str | Iterable[str] = "*",
+        delivery: Delivery = "inline",
+        queue_size: int = 10_000,
+    ) -> Subscription:
+        """Let `listener` observe every circuit of this bus, present and future, whose name matches.
+
+        Args:
+            listener: Called with each event; a coroutine function is awaited by asynchronous circuits, and called in the
+                background for the others. Its attribute `events` says which types it receives, else `StateChanged` alone.
+            event_types: What to receive instead; a base class such as `fluxgate.events.Event` stands for all beneath it.
+            circuits: One pattern, or several, in shell style (``"payments-*"``); case matters.
+            delivery: ``"inline"``: in the caller's thread, after the engine's lock is released. ``"background"``: through
+                a bounded queue, in a thread of the listener's own.
+            queue_size: How many events may wait in the background; beyond it the oldest go, and `EventsDropped` says so.
+
+        Raises:
+            TypeError, ValueError: An argument is not what it must be.
+        """
+        patterns = (circuits,) if isinstance(circuits, str) else tuple(circuits)
+        for pattern in patterns:
+            _check.name(pattern, "circuits")
+        return self._attach(listener, event_types, patterns, None, delivery, queue_size)
+
+    def attach_to(
+        self, core: "Core", listener: Listener, event_types: tuple[type[Event], ...], delivery: Delivery, queue_size: int
+    ) -> Subscription:
+        """Let `listener` observe one circuit."""
+        return self._attach(listener, event_types, (), core, delivery, queue_size)
+
+    def _attach(
+        self,
+        listener: Listener,
+        event_types: tuple[type[Event], ...],
+        patterns: tuple[str, ...],
+        core: "Core | None",
+        delivery: Delivery,
+        queue_size: int,
+    ) -> Subscription:
+        _check.function(_check.instance(listener, "listener", "a callable"), "listener")
+        if delivery not in ("inline", "background"):
+            raise ValueError(f"delivery must be 'inline' or 'background', got {_check.got(delivery)}")
+        _check.whole(queue_size, "queue_size")
+        kinds = concrete(event_types or getattr(listener, "events", (StateChanged,)))
+        if not kinds:
+            raise ValueError(f"listener {listener!r} asks for no events")
+        with self.lock:
+            outlet = self._outlets.get(id(listener))
+            if outlet is None:
+                outlet = self._outlets[id(listener)] = Outlet(listener)
+            outlet.uses += 1
+            subscription = Subscription(self, outlet, kinds, patterns, core, delivery, queue_size)
+            if core is None:
+                self._subscriptions += (subscription,)
+            else:
+                core.own += (subscription,)
+                self._own.add(subscription)
+            self._rewire(core)
+        return subscription
+
+    def detach(self, subscription: Subscription) -> bool:
+        """Take a subscription out of every route; whether it was in one."""
+        with self.lock:
+            core = subscription.core
+            held = self._subscriptions if core is None else core.own
+            if subscription not in held:
+                return False
+            rest = tuple(each for each in held if each is not subscription)
+            if core is None:
+                self._subscriptions = rest
+            else:
+                core.own = rest
+            self._rewire(core)
+            return True
+
+    def release(self, outlet: Outlet) -> None:
+        """One subscription of this listener less; with the last one the listener is closed."""
+        with self.lock:
+            outlet.uses -= 1
+            if outlet.uses:
+                return
+            del self._outlets[id(outlet.listener)]
+        outlet.close()
+
+    def _rewire(self, core: "Core | None") -> None:
+        self._routes.clear()
+        for each in [core] if core is not None else [reference.core for reference in list(self._circuits)]:
+            subscriptions = tuple(sub for sub in self._subscriptions if sub.matches(each.name)) + each.own
+            each.rewire(self._route(subscriptions))
+
+    def _route(self, subscriptions: tuple[Subscription, ...]) -> Routes:
+        """The table of these subscriptions; circuits with the same ones share it."""
+        table = self._routes.get(subscriptions)
+        if table is None:
+            kinds = {kind for subscription in subscriptions for kind in subscription.kinds}
+            table = {kind: tuple(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds}
+            self._routes[subscriptions] = table
+        return table
+
+    def observe(self) -> tuple[Subscription, ...]:
+        """Attach every listener whose library is installed, and say in one line of the log which.
+
+        Listeners are found under the entry-point group ``fluxgate.listeners``: those that come with Fluxgate and those
+        of others that declare themselves `automatic`. Of several for one purpose (structlog, log) the first whose library is
+        there is taken. Calling it again changes nothing while they are attached.
+        """
+        with self.lock:
+            if not any(subscription.active for subscription in self._observed):
+                found = observable()
+                self._observed = tuple(self.attach(listener) for _, listener in found)
+                from ._text import logger
+
+                logger().info("observing circuits with: %s", ", ".join(name for name, _ in found) or "no listener")
+            return self._observed
+
+    # -- waiting and ending ---------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until all events have been delivered, `timeout` seconds at most; whether they have.
+
+        Raises:
+            TypeError, ValueError: `timeout` is not a number of at least 0.
+        """
+        deadline = time.monotonic() + _check.number(timeout, "timeout", at_least=0)
+        self.bury()
+        for outlet in self._live_outlets():
+            outlet.drain_here()
+        done = True
+        for subscription in self._all_subscriptions():
+            box = subscription.box
+            if box is not None and not subscription.outlet.worker.is_current:
+                done = box.wait_until_empty(deadline) and done
+                box.report_losses()
+        return done
+
+    def shut_down(self, timeout: float) -> None:
+        """At the end of the process: flush, then close every listener."""
+        self.flush(timeout)
+        for outlet in self._live_outlets():
+            outlet.close()
+
+    def _live_outlets(self) -> list[Outlet]:
+        with self.lock:
+            return list(self._outlets.values())
+
+    def _all_subscriptions(self) -> list[Subscription]:
+        with self.lock:
+            return [*self._subscriptions, *self._own]
+
+    # -- forks ----------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Hold every lock while the process forks, so that the child finds each circuit whole."""
+        self.lock.acquire()
+        for reference in self._circuits:
+            reference.core.lock.acquire()
+
+    def after_fork(self, *, child: bool) -> None:
+        """Release them; in the child the threads are gone and start anew when needed."""
+        for reference in self._circuits:
+            if child:
+                reference.core.after_fork()
+            reference.core.lock.release()
+        if child:
+            for subscription in (*self._subscriptions, *self._own):
+                if subscription.box is not None:
+                    subscription.box.reset()
+            for outlet in self._outlets.values():
+                outlet.reset()
+        self.lock.release()
+
+
+class _Reference(weakref.ref[Any]):
+    """A weak reference to a breaker that still has its core when the breaker is gone."""
+
+    __slots__ = ("core",)
+
+    def __new__(cls, breaker: Any, callback: Callable[[Any], object], core: "Core") -> Self:
+        self = super().__new__(cls, breaker, callback)
+        self.core = core
+        return self
+
+    def __init__(self, breaker: Any, callback: Callable[[Any], object], core: "Core") -> None:
+        super().__init__(breaker, callback)
+
+
+_buses: "weakref.WeakSet[Bus]" = weakref.WeakSet()
+default = Bus()
+attach = default.attach
+flush = default.flush
+circuits = default.circuits
+observe = default.observe
+
+
+def as_bus(value: Any) -> Bus:
+    """`value`, or the process's bus for ``None``.
+
+    Raises:
+        TypeError: not a bus.
+    """
+    if value is None:
+        return default
+    if not isinstance(value, Bus):
+        raise TypeError(f"bus must be a Bus, got {_check.got(value)}")
+    return value
+
+
+@atexit.register
+def _at_exit() -> None:
+    deadline = time.monotonic() + _EXIT_WAIT
+    for bus in list(_buses):
+        bus.shut_down(max(deadline - time.monotonic(), 0))
+
+
+_forking: list[Bus] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = sorted(_buses, key=id)
+    for bus in _forking:
+        bus.before_fork()
+
+
+def _after_fork(*, child: bool) -> None:
+    for bus in _forking:
+        bus.after_fork(child=child)
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(child=False),
+        after_in_child=lambda: _after_fork(child=True),
+    )

@@ -1,0 +1,335 @@
+"""Windows: the sliding record of calls, by count or by time.
+
+`CountWindow` and `TimeWindow` are what users write: immutable descriptions that circuits may share. Each circuit
+opens a record of its own from one: `CountRecord` costs 9 bytes a call (one for the outcome, eight for the
+duration), `TimeRecord` keeps sums in at most 100 slices, whatever the traffic.
+"""
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import Any, final
+
+from . import _check
+from .metric import Metric, make_metric
+
+_FAILED = 1
+_SLOW = 2
+_SLICES = 100
+
+
+class Window:
+    """Base of the two windows."""
+
+    def open(self, slow_threshold: float, thresholds: Collection[float]) -> "Record":
+        """An empty record of this shape, for one circuit."""
+        raise NotImplementedError
+
+    @property
+    def capacity(self) -> float:
+        """The most calls that it can hold."""
+        return math.inf
+
+
+@final
+class CountWindow(Window):
+    """The last `size` calls.
+
+    Raises:
+        TypeError, ValueError: `size` is not a whole number of at least 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = _check.whole(size, "CountWindow(size)")
+
+    def open(self, slow_threshold: float, thresholds: Collection[float]) -> "Record":
+        return CountRecord(self.size, slow_threshold, thresholds)
+
+    @property
+    def capacity(self) -> float:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"CountWindow({self.size})"
+
+
+@final
+class TimeWindow(Window):
+    """The calls that ended in the last `size` seconds.
+
+    Time is cut into slices of ``size / 100``; a call is forgotten with its whole slice, at most one slice early and
+    never late.
+
+    Raises:
+        TypeError, ValueError: `size` is not a number of at least 0.001.
+    """
+
+    def __init__(self, size: float) -> None:
+        self.size = _check.number(size, "TimeWindow(size)", at_least=0.001)
+
+    def open(self, slow_threshold: float, thresholds: Collection[float]) -> "Record":
+        return TimeRecord(self.size, slow_threshold, thresholds)
+
+    def __repr__(self) -> str:
+        return f"TimeWindow({self.size:g})"
+
+
+class Record:
+    """What one circuit has in its window. Not safe from threads: the core's lock guards it.
+
+    `slow_threshold` and `thresholds` say which durations count as slow, and under which names.
+    """
+
+    __slots__ = ("slow_threshold", "thresholds")
+
+    slow_threshold: float
+    thresholds: tuple[float, ...]
+
+    def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
+        """Record one call that ended at `now` (monotonic) and `wall` (Unix time)."""
+        raise NotImplementedError
+
+    def add_plain(self, now: float, durations: Sequence[float]) -> None:
+        """Record successes that are slow by no threshold, in the order in which they ended."""
+        raise NotImplementedError
+
+    def metric(self, now: float) -> Metric:
+        """The sums as of `now`."""
+        raise NotImplementedError
+
+    def total(self, now: float) -> int:
+        """The number of calls held as of `now`."""
+        raise NotImplementedError
+
+    def failing_since(self, now: float) -> float | None:
+        """Unix time of the first failure that is still held."""
+        raise NotImplementedError
+
+    def steady_until(self) -> float:
+        """The monotonic time before which nothing held is forgotten by time."""
+        return math.inf
+
+    def rejudge(self, slow_threshold: float, thresholds: Collection[float]) -> None:
+        """Change which durations count as slow."""
+        raise NotImplementedError
+
+    def is_slow(self, duration: float) -> bool:
+        """Whether the duration reaches the circuit's slow threshold."""
+        return duration >= self.slow_threshold
+
+
+@final
+class CountRecord(Record):
+    """A ring of outcomes and durations; grows with the calls until it is full."""
+
+    __slots__ = ("_counts", "_durations", "_failed_at", "_failures", "_flags", "_floor", "_head", "_lap", "_old_lap", "_size", "_slow")
+
+    def __init__(self, size: int, slow_threshold: float, thresholds: Collection[float]) -> None:
+        self._size = size
+        self._head = 0
+        self._flags = bytearray()
+        self._durations = array("d")
+        self._failures = 0
+        self._failed_at: _Times | None = None
+        # Two sums, of this lap around the ring and of what is left of the last one: each starts afresh with a
+        # lap, so that adding and subtracting floats cannot drift for ever.
+        self._lap = 0.0
+        self._old_lap = 0.0
+        self.rejudge(slow_threshold, thresholds)
+
+    def rejudge(self, slow_threshold: float, thresholds: Collection[float]) -> None:
+        self.slow_threshold = slow_threshold
+        self.thresholds = tuple(sorted(thresholds))
+        self._floor = min((slow_threshold, *self.thresholds))
+        self._slow = 0
+        self._counts = [0] * len(self.thresholds)
+        for index, duration in enumerate(self._durations):
+            self._flags[index] = self._flags[index] & _FAILED | (_SLOW if duration >= self._floor else 0)
+            self._count_slow(duration, 1)
+
+    def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
+        flag = _FAILED if failed else 0
+        if failed:
+            self._failures += 1
+            if self._failed_at is None:
+                self._failed_at = _Times()
+            self._failed_at.push(wall)
+        if duration >= self._floor:
+            flag |= _SLOW
+            self._count_slow(duration, 1)
+        head = self._head
+        if head == len(self._flags):
+            self._flags.append(flag)
+            self._durations.append(duration)
+        else:
+            self._old_lap -= self._durations[head]
+            self._forget(head)
+            self._flags[head] = flag
+            self._durations[head] = duration
+        self._lap += duration
+        self._advance(head + 1)
+
+    def add_plain(self, now: float, durations: Sequence[float]) -> None:
+        start = 0
+        while start < len(durations):
+            head = self._head
+            chunk = array("d", durations[start : start + self._size - head])
+            end = head + len(chunk)
+            self._old_lap -= sum(self._durations[head:end])
+            if any(self._flags[head:end]):
+                for index in range(head, min(end, len(self._flags))):
+                    self._forget(index)
+            self._flags[head:end] = bytes(len(chunk))
+            self._durations[head:end] = chunk
+            self._lap += sum(chunk)
+            self._advance(end)
+            start += len(chunk)
+
+    def _advance(self, head: int) -> None:
+        if head == self._size:
+            head = 0
+            self._old_lap, self._lap = self._lap, 0.0
+        self._head = head
+
+    def _forget(self, index: int) -> None:
+        flag = self._flags[index]
+        if flag & _FAILED and self._failed_at is not None:
+            self._failures -= 1
+            self._failed_at.drop_first()
+        if flag & _SLOW:
+            self._count_slow(self._durations[index], -1)
+
+    def _count_slow(self, duration: float, step: int) -> None:
+        if duration >= self.slow_threshold:
+            self._slow += step
+        for index, threshold in enumerate(self.thresholds):
+            if duration >= threshold:
+                self._counts[index] += step
+
+    def metric(self, now: float) -> Metric:
+        duration = max(self._lap + self._old_lap, 0.0)
+        counts = dict(zip(self.thresholds, self._counts, strict=True))
+        return make_metric(len(self._flags), self._failures, duration, self._slow, counts)
+
+    def total(self, now: float) -> int:
+        return len(self._flags)
+
+    def failing_since(self, now: float) -> float | None:
+        return self._failed_at.first() if self._failures and self._failed_at is not None else None
+
+
+class _Times:
+    """A first-in first-out line of times, 8 bytes each."""
+
+    __slots__ = ("_gone", "_times")
+
+    def __init__(self) -> None:
+        self._times = array("d")
+        self._gone = 0
+
+    def push(self, time: float) -> None:
+        self._times.append(time)
+
+    def drop_first(self) -> None:
+        self._gone += 1
+        if self._gone * 2 > len(self._times):  # moving half of it, half as often as it grows: constant on average
+            del self._times[: self._gone]
+            self._gone = 0
+
+    def first(self) -> float:
+        return self._times[self._gone]
+
+
+class _Slice:
+    """The sums of one slice of time."""
+
+    __slots__ = ("counts", "duration", "failures", "first_failure", "number", "slow", "total")
+
+    def __init__(self, number: int, thresholds: int) -> None:
+        self.number = number
+        self.total = 0
+        self.failures = 0
+        self.duration = 0.0
+        self.slow = 0
+        self.counts = [0] * thresholds
+        self.first_failure = 0.0
+
+
+@final
+class TimeRecord(Record):
+    """Sums by slice of time; only slices in which calls ended are kept."""
+
+    __slots__ = ("_failures", "_number", "_slices", "_total", "_width")
+
+    def __init__(self, size: float, slow_threshold: float, thresholds: Collection[float]) -> None:
+        self._width = size / _SLICES
+        self._slices: deque[_Slice] = deque()
+        self._total = 0
+        self._failures = 0
+        self._number = -(2**63)  # before any clock
+        self.slow_threshold = slow_threshold
+        self.thresholds = tuple(sorted(thresholds))
+
+    def rejudge(self, slow_threshold: float, thresholds: Collection[float]) -> None:
+        old = self.thresholds
+        self.slow_threshold = slow_threshold
+        self.thresholds = tuple(sorted(thresholds))
+        for each in self._slices:
+            known = dict(zip(old, each.counts, strict=True))
+            each.counts = [known.get(threshold, 0) for threshold in self.thresholds]
+
+    def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
+        here = self._slice(now)
+        self._total += 1
+        here.total += 1
+        here.duration += duration
+        if failed:
+            if not here.failures:
+                here.first_failure = wall
+            self._failures += 1
+            here.failures += 1
+        if duration >= self.slow_threshold:
+            here.slow += 1
+        for index, threshold in enumerate(self.thresholds):
+            if duration >= threshold:
+                here.counts[index] += 1
+
+    def add_plain(self, now: float, durations: Sequence[float]) -> None:
+        here = self._slice(now)
+        self._total += len(durations)
+        here.total += len(durations)
+        here.duration += sum(durations)
+
+    def _slice(self, now: float) -> _Slice:
+        self._forget(now)
+        if not self._slices or self._slices[-1].number < self._number:
+            self._slices.append(_Slice(self._number, len(self.thresholds)))
+        return self._slices[-1]
+
+    def _forget(self, now: float) -> None:
+        # never backwards: threads hand in their times slightly out of order
+        self._number = max(self._number, math.floor(now / self._width))
+        while self._slices and self._slices[0].number <= self._number - _SLICES:
+            gone = self._slices.popleft()
+            self._total -= gone.total
+            self._failures -= gone.failures
+
+    def metric(self, now: float) -> Metric:
+        self._forget(now)
+        slices = self._slices
+        counts = {threshold: sum(each.counts[index] for each in slices) for index, threshold in enumerate(self.thresholds)}
+        return make_metric(
+            self._total, self._failures, sum(each.duration for each in slices), sum(each.slow for each in slices), counts
+        )
+
+    def total(self, now: float) -> int:
+        self._forget(now)
+        return self._total
+
+    def failing_since(self, now: float) -> float | None:
+        self._forget(now)
+        return next((each.first_failure for each in self._slices if each.failures), None)
+
+    def steady_until(self) -> float:
+        return (self._number + 1) * self._width
