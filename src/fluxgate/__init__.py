@@ -10,10 +10,12 @@
 """
 
 from . import events, permits, retries, trackers, trippers, windows
+from ._acquired import AsyncCall, Call
 from ._core import CircuitBreakerInfo
+from ._subscription import Subscription
 from ._text import redact
-from .breaker import AsyncCall, AsyncCircuitBreaker, Call, CircuitBreaker
-from .bus import Bus, Subscription, attach, circuits, flush, observe
+from .breaker import AsyncCircuitBreaker, CircuitBreaker
+from .bus import Bus, attach, circuits, flush, observe
 from .errors import CallNotPermittedError, MissingExtraError
 from .events import Signal
 from .metric import Metric, Verdict

@@ -5,4 +5,4 @@ def chance() -> float:
     """A number from 0 up to 1."""
     import random  # here, since it costs `import fluxgate` several milliseconds and a closed circuit never needs it
 
-    return random.random()  # noqa: S311
+    return random.random()

@@ -28,7 +28,11 @@ def number(
         TypeError: not a real number.
         ValueError: NaN, infinite or out of range.
     """
-    bounds = [f"{word} {bound:g}" for word, bound in (("above", above), ("at least", at_least), ("at most", at_most)) if bound is not None]
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (("above", above), ("at least", at_least), ("at most", at_most))
+        if bound is not None
+    ]
     wanted = " and ".join(["a finite number" if finite else "a number", *bounds])
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} must be {wanted}, got {got(value)}")
@@ -93,7 +97,9 @@ def instance(value: Any, what: str, wanted: str) -> Any:
         TypeError: a class was passed.
     """
     if isinstance(value, type):
-        raise TypeError(f"{what} must be {wanted}, got the class {value.__name__}: pass an instance, {value.__name__}(...)")
+        raise TypeError(
+            f"{what} must be {wanted}, got the class {value.__name__}: pass an instance, {value.__name__}(...)"
+        )
     return value
 
 

@@ -59,6 +59,8 @@ def as_clock(value: Any) -> Clock:
     """
     if value is None or value is time:
         return time
-    if isinstance(value, type) or not (callable(getattr(value, "monotonic", None)) and callable(getattr(value, "time", None))):
+    if isinstance(value, type) or not (
+        callable(getattr(value, "monotonic", None)) and callable(getattr(value, "time", None))
+    ):
         raise TypeError(f"clock must be an object with monotonic() and time(), got {got(value)}")
     return CarefulClock(value)

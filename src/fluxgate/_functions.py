@@ -11,7 +11,7 @@ def kind_of(function: Any) -> str:
     """``function``, ``coroutine function``, ``generator function`` or ``async generator function``."""
     import inspect
 
-    for judged in (function, getattr(type(function), "__call__", None)):
+    for judged in (function, type(function).__call__):
         if inspect.isasyncgenfunction(judged):
             return "async generator function"
         if inspect.iscoroutinefunction(judged):
@@ -45,5 +45,7 @@ def require_awaitable(result: Any) -> Any:
         TypeError: it cannot.
     """
     if not hasattr(result, "__await__"):
-        raise WrongColour(f"the function returned {got(result)}, which cannot be awaited: use CircuitBreaker for plain functions")
+        raise WrongColour(
+            f"the function returned {got(result)}, which cannot be awaited: use CircuitBreaker for plain functions"
+        )
     return result

@@ -29,30 +29,30 @@ from ._record import Record
 from ._rules import Rules
 from .events import LastError
 from .metric import Metric, Verdict
-from .state import State, Trigger
+from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
 
 _EVERY = frozenset(State)
-_BY_HAND = _EVERY - {State.OPEN, State.HALF_OPEN}
+_BY_HAND = _EVERY - {OPEN, HALF_OPEN}
 
 MOVES: Mapping[Trigger, Mapping[State, frozenset[State]]] = MappingProxyType(
     {
-        Trigger.TRIPPER: {State.CLOSED: frozenset((State.OPEN,)), State.HALF_OPEN: frozenset((State.OPEN,))},
-        Trigger.RETRY: {State.OPEN: frozenset((State.HALF_OPEN,))},
-        Trigger.RECOVERY: {State.HALF_OPEN: frozenset((State.CLOSED,))},
+        Trigger.TRIPPER: {CLOSED: frozenset((OPEN,)), HALF_OPEN: frozenset((OPEN,))},
+        Trigger.RETRY: {OPEN: frozenset((HALF_OPEN,))},
+        Trigger.RECOVERY: {HALF_OPEN: frozenset((CLOSED,))},
         Trigger.MANUAL: {state: _BY_HAND - {state} for state in State},
         Trigger.REMOTE: {state: _EVERY - {state} for state in State},
     }
 )
 """The legal moves: trigger -> old state -> new states."""
 
-RECORDING = frozenset((State.CLOSED, State.HALF_OPEN, State.METRICS_ONLY))
+RECORDING = frozenset((CLOSED, HALF_OPEN, METRICS_ONLY))
 _STAND_IN_WAIT = 60.0
 
 _WORDS_BY_HAND = {
-    State.CLOSED: "reset by hand",
-    State.METRICS_ONLY: "set to metrics only by hand",
-    State.DISABLED: "disabled by hand",
-    State.FORCED_OPEN: "forced open by hand",
+    CLOSED: "reset by hand",
+    METRICS_ONLY: "set to metrics only by hand",
+    DISABLED: "disabled by hand",
+    FORCED_OPEN: "forced open by hand",
 }
 
 
@@ -65,6 +65,18 @@ class Stamp:
         self.generation = generation
         self.deadline = deadline
         self.call_id: int | None = None
+
+
+class Lane(Stamp):
+    """One stamp for all plain successes of a generation, whose durations gather in it; see `_core`."""
+
+    __slots__ = ("below", "durations", "until")
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(generation)
+        self.durations: list[float] = []
+        self.below = 0.0
+        self.until = 0.0
 
 
 class Refusal(Record):
@@ -150,7 +162,7 @@ class Machine:
 
     def __init__(self, rules: Rules, wall: float) -> None:
         self.rules = rules
-        self.state = State.CLOSED
+        self.state = CLOSED
         self.changed_at = wall
         self.generation = 1
         self.reopens = 0
@@ -173,14 +185,20 @@ class Machine:
 
     def admit(self, now: float, wall: float) -> Stamp | Refusal:
         """A stamp for the call, or why not (rules 2 and 3)."""
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             if now < self.open_until:
                 return Refusal(reason="open", retry_after=self.retry_after(now))
-            waited = Verdict(repr(self.rules.retry), True, f"the wait of {self._wait:.1f} s is over", self._wait, self._wait)
-            self._move(State.HALF_OPEN, Trigger.RETRY, waited, now, wall)
-        if self.state is State.HALF_OPEN:
+            waited = Verdict(
+                repr(self.rules.retry),
+                True,
+                f"the wait of {self._wait:.1f} s is over",
+                self._wait,
+                self._wait,
+            )
+            self._move(HALF_OPEN, Trigger.RETRY, waited, now, wall)
+        if self.state is HALF_OPEN:
             return self._admit_probe(now)
-        if self.state is State.FORCED_OPEN:
+        if self.state is FORCED_OPEN:
             return Refusal(reason="forced_open", retry_after=None)
         return Stamp(self.generation)
 
@@ -208,9 +226,9 @@ class Machine:
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until a call may pass; ``None`` where no wait is running or only a person can end it."""
-        if self.state is State.OPEN and self.open_until < math.inf:
+        if self.state is OPEN and self.open_until < math.inf:
             return max(self.open_until - now, 0.0)
-        return 0.0 if self.state is State.HALF_OPEN else None
+        return 0.0 if self.state is HALF_OPEN else None
 
     # -- outcomes -------------------------------------------------------------------------------------------------
 
@@ -238,14 +256,10 @@ class Machine:
             self._unsettle()
             self._decide(now, wall, failed=True, hint=hint)
 
-    def succeed_plainly(self, durations: Sequence[float], now: float, wall: float) -> None:
-        """Record plain successes that ended within the steady stretch, and decide."""
-        if self.state in RECORDING:
-            self.record.add_plain(self._steady_from, durations)
-            self._streak = 0
-            if self.record.total(self._steady_from) >= self._bar:
-                self._unsettle()
-                self._decide(now, wall, failed=False)
+    def succeed_plainly(self, durations: Sequence[float]) -> None:
+        """Record plain successes that ended while `is_steady` held: they decide nothing."""
+        self.record.add_plain(self._steady_from, durations)
+        self._streak = 0
 
     # -- decisions ------------------------------------------------------------------------------------------------
 
@@ -253,8 +267,8 @@ class Machine:
         if now < self.steady_until and self.record.total(now) < self._bar:
             return
         tripper = self.rules.tripper
-        half_open = self.state is State.HALF_OPEN
-        asked_as = State.HALF_OPEN if half_open else State.CLOSED
+        half_open = self.state is HALF_OPEN
+        asked_as = HALF_OPEN if half_open else CLOSED
         patient = not half_open or now - self._half_open_since < self.rules.half_open_timeout
         metric = self.record.metric(now)
         classic = half_open and not tripper.applies(asked_as)
@@ -272,17 +286,24 @@ class Machine:
             self.news.append(Fault(role="tripper", rule=tripper, error=error))
             return
         if not trips:
-            self._move(State.CLOSED, Trigger.RECOVERY, verdict, now, wall)
-        elif self.state is State.METRICS_ONLY:
+            self._move(CLOSED, Trigger.RECOVERY, verdict, now, wall)
+        elif self.state is METRICS_ONLY:
             since = self.record.failing_since(now)
-            self.news.append(Hit(metrics=metric, verdict=verdict, failing_since=since, last_error=self._relevant_error(metric)))
+            self.news.append(
+                Hit(
+                    metrics=metric,
+                    verdict=verdict,
+                    failing_since=since,
+                    last_error=self._relevant_error(metric),
+                )
+            )
             self._start_recording()
         else:
-            self._move(State.OPEN, Trigger.TRIPPER, verdict, now, wall, hint=hint)
+            self._move(OPEN, Trigger.TRIPPER, verdict, now, wall, hint=hint)
 
     def _settle_down(self, now: float) -> None:
         """Begin a steady stretch where the rules and the state allow one."""
-        if self.state is not State.HALF_OPEN and self.rules.tripper.steady:
+        if self.state is not HALF_OPEN and self.rules.tripper.steady:
             total = self.record.total(now)
             self._bar = next((bar for bar in self.rules.tripper.bars if bar > total), math.inf)
             self._steady_from = now
@@ -292,9 +313,9 @@ class Machine:
         self._bar = math.inf
         self._steady_from = self.steady_until = -math.inf
 
-    def plain_calls_left(self, now: float) -> float:
-        """How many plain successes may be recorded together before the tripper must be asked again."""
-        return self._bar - self.record.total(now) if now < self.steady_until else 0
+    def is_steady(self, now: float) -> bool:
+        """Whether plain successes may gather, with no `MinRequests` ahead, and be recorded together later."""
+        return now < self.steady_until and self._bar == math.inf
 
     def _relevant_error(self, metric: Metric) -> LastError | None:
         return self._last_error if metric.failure_count else None
@@ -305,7 +326,7 @@ class Machine:
         """A control: move by hand. To the state that it is in already: nothing, but a reset still forgets."""
         if self.state is not state:
             self._move(state, Trigger.MANUAL, Verdict("manual", True, _WORDS_BY_HAND[state]), now, wall)
-        elif state is State.CLOSED:
+        elif state is CLOSED:
             self.generation += 1
             self._start_recording()
 
@@ -316,7 +337,14 @@ class Machine:
         self._unsettle()
 
     def _move(
-        self, state: State, trigger: Trigger, verdict: Verdict, now: float, wall: float, *, hint: float | None = None
+        self,
+        state: State,
+        trigger: Trigger,
+        verdict: Verdict,
+        now: float,
+        wall: float,
+        *,
+        hint: float | None = None,
     ) -> None:
         old = self.state
         if state not in MOVES[trigger].get(old, ()):
@@ -329,18 +357,18 @@ class Machine:
         self.changed_at = wall
         self._probes = {}
         wait = None
-        if state is State.OPEN:
-            if old is State.HALF_OPEN:
+        if state is OPEN:
+            if old is HALF_OPEN:
                 self.reopens += 1
             wait = self._wait = self._ask_wait(hint)
             self.open_until = now + wait
             self.verdict = verdict
-        elif state is State.HALF_OPEN:
+        elif state is HALF_OPEN:
             self._half_open_since = now
         else:
             self.reopens = 0
             self._last_error = None
-            self.verdict = verdict if state is State.FORCED_OPEN else None
+            self.verdict = verdict if state is FORCED_OPEN else None
         if state in RECORDING:
             self._start_recording()
         self.news.append(

@@ -1,5 +1,6 @@
 """Listeners that others publish, found by name under one entry-point group. Fluxgate's own register the same way."""
 
+from operator import itemgetter
 from typing import Any
 
 GROUP = "fluxgate.listeners"
@@ -25,15 +26,15 @@ def load(name: str) -> Any:
 
 
 def observable() -> list[tuple[str, Any]]:
-    """What `observe` attaches: instances of the published listeners that declare themselves automatic and can be built.
+    """What `observe` attaches: instances of the published listeners that are automatic and can be built.
 
-    A listener class declares it by the attribute `automatic = "purpose"`: of several for one purpose the first by `rank`,
-    then by name, whose library is there is taken.
+    A listener class says so by its attribute `automatic`, the name of a purpose: of several for one purpose the first
+    by `rank`, then by name, whose library is there is taken.
     """
     from ._text import logger
     from .errors import MissingExtraError
 
-    candidates = []
+    candidates: list[tuple[int, str, Any]] = []
     for name, point in entry_points().items():
         try:
             factory = point.load()
@@ -43,7 +44,7 @@ def observable() -> list[tuple[str, Any]]:
         if getattr(factory, "automatic", None):
             candidates.append((getattr(factory, "rank", 0), name, factory))
     chosen: dict[str, tuple[str, Any]] = {}
-    for _, name, factory in sorted(candidates, key=lambda each: each[:2]):
+    for _, name, factory in sorted(candidates, key=itemgetter(0, 1)):
         if factory.automatic not in chosen:
             try:
                 chosen[factory.automatic] = (name, factory())

@@ -1,14 +1,16 @@
 """The parameters of a circuit, validated in one place for construction and `configure`."""
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypedDict
 
 from . import _check
 from ._record import Record
-from .permits import Permit, Random, as_permit
-from .retries import Cooldown, Retry, as_retry
-from .trackers import All, Tracker, as_tracker
-from .trippers import DEFAULT_TRIPPER, Tripper, as_tripper
+from .permits import Permit, PermitLike, Random, as_permit
+from .retries import Cooldown, Retry, RetryLike, as_retry
+from .state import CLOSED
+from .trackers import All, Tracker, TrackerLike, as_tracker
+from .trippers import DEFAULT_TRIPPER, Tripper, TripperLike, as_tripper
 from .windows import CountWindow, Window
 
 
@@ -43,6 +45,18 @@ class Rules(Record):
         return {name: repr(getattr(self, name)) for name in ("window", "tracker", "tripper", "retry", "permit")}
 
 
+class Changes(TypedDict, total=False):
+    """What `configure` can change."""
+
+    tracker: TrackerLike
+    tripper: TripperLike
+    retry: RetryLike
+    permit: PermitLike
+    slow_threshold: float
+    max_half_open_calls: int
+    half_open_timeout: float
+
+
 def _window(value: Any, what: str) -> Window:
     _check.instance(value, what, "a window")
     if not isinstance(value, Window):
@@ -51,15 +65,23 @@ def _window(value: Any, what: str) -> Window:
     return value
 
 
-_ACCEPT: dict[str, Any] = {
+def _slow_threshold(value: Any, what: str) -> float:
+    return _check.number(value, what, above=0, finite=False)
+
+
+def _timeout(value: Any, what: str) -> float:
+    return _check.number(value, what, above=0)
+
+
+_ACCEPT: dict[str, Callable[[Any, str], Any]] = {
     "window": _window,
     "tracker": as_tracker,
     "tripper": as_tripper,
     "retry": as_retry,
     "permit": as_permit,
-    "slow_threshold": lambda value, what: _check.number(value, what, above=0, finite=False),
-    "max_half_open_calls": lambda value, what: _check.whole(value, what),
-    "half_open_timeout": lambda value, what: _check.number(value, what, above=0),
+    "slow_threshold": _slow_threshold,
+    "max_half_open_calls": _check.whole,
+    "half_open_timeout": _timeout,
 }
 
 
@@ -75,18 +97,18 @@ def amend(rules: Rules, **parameters: Any) -> Rules:
         TypeError, ValueError: a parameter is not what it must be; the text names and quotes it.
     """
     accepted = {name: _ACCEPT[name](value, name) for name, value in parameters.items()}
-    if all(value is getattr(rules, name) or (isinstance(value, (int, float)) and value == getattr(rules, name)) for name, value in accepted.items()):
+    if all(
+        value is getattr(rules, name) or (isinstance(value, (int, float)) and value == getattr(rules, name))
+        for name, value in accepted.items()
+    ):
         return rules  # circuits with the defaults share one
     changed = rules.__replace__(**accepted)
     slowest = min((changed.slow_threshold, *changed.tripper.thresholds))
     changed = changed.__replace__(plain_below=slowest)
-    bar = min(changed.tripper.bars, default=0)
-    if bar > changed.window.capacity:
-        warnings.warn(
-            f"{changed.window!r} never holds the {bar} calls that {changed.tripper!r} needs: the circuit cannot trip while closed",
-            UserWarning,
-            stacklevel=4,
-        )
+    tripper = changed.tripper
+    if tripper.applies(CLOSED) and tripper.least(CLOSED) > changed.window.capacity:
+        text = f"{changed.window!r} never holds the {tripper.least(CLOSED)} calls that {tripper!r} needs"
+        warnings.warn(f"{text}: a closed circuit cannot trip by it", UserWarning, stacklevel=3)
     return changed
 
 

@@ -22,7 +22,7 @@ def spawn(loop: Any, work: Awaitable[None]) -> Any:
 
 
 async def shielded(work: Awaitable[None]) -> None:
-    """Await `work` so that the waiter's cancellation does not reach it (under another library than asyncio: plainly)."""
+    """Await `work` out of reach of the waiter's cancellation; plainly, where the loop is not asyncio's."""
     loop = running_loop()
     if loop is None:
         await work

@@ -1,4 +1,4 @@
-"""The path of a call, written once: `call`, decorated functions, coroutines and generators of both colours come from it.
+"""The path of a call, written once: `call` and decorated functions and generators of both colours come from it.
 
 Speed needs it generated: a wrapper with the function's own parameters costs a third of one with ``*args, **kwargs``.
 The sources are registered with `linecache`, so that tracebacks show them.
@@ -25,8 +25,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _PATH = """\
 def make(_func, _core, _clock):
     {async_}def protected({params}):{prologue}
-        _lane = _stamp = _core.lane
-        if _lane is None:
+        _stamp = _core.lane
+        if _stamp is None:
             _stamp = _core.admit()
             if _core.outbox:
                 {deliver}
@@ -48,12 +48,10 @@ def make(_func, _core, _clock):
             raise
         _ended = _clock.monotonic()
         _elapsed = _ended - _started
-        if _stamp is _core.lane and _elapsed < _lane.below and _ended < _lane.until:
-            _lane.durations.append(_elapsed)
-            if len(_lane.durations) >= _lane.limit:
-                _core.fold()
-        else:
-            _core.returned(_stamp, _started, _ended, _value)
+        if _stamp is _core.lane and _elapsed < _stamp.below and _ended < _stamp.until:
+            _stamp.durations.append(_elapsed)
+            return{result}
+        _core.returned(_stamp, _started, _ended, _value)
         if _core.outbox:
             {deliver}
         return{result}
@@ -99,11 +97,17 @@ _RUN_METHOD = {
     "function": "_value = refuse_coroutine(func(*args, **kwargs), 'the function')",
     "coroutine function": "_value = await require_awaitable(func(*args, **kwargs))",
 }
-_SCOPE = {"CallNotPermittedError": CallNotPermittedError, "refuse_coroutine": refuse_coroutine, "require_awaitable": require_awaitable}
+_SCOPE = {
+    "CallNotPermittedError": CallNotPermittedError,
+    "refuse_coroutine": refuse_coroutine,
+    "require_awaitable": require_awaitable,
+}
 
 
 @cache
-def _maker(template: str, kind: str, params: str, run: str = "", arguments: str = "", prologue: str = "") -> Callable[..., Any]:
+def _maker(
+    template: str, kind: str, params: str, run: str = "", arguments: str = "", prologue: str = ""
+) -> Callable[..., Any]:
     """The compiled `make` of a template; one serves all functions with the same parameters."""
     asynchronous = kind.startswith(("async", "coroutine"))
     source = template.format(
@@ -120,7 +124,7 @@ def _maker(template: str, kind: str, params: str, run: str = "", arguments: str 
     filename = f"<fluxgate {part} around a {kind}({params})>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     scope: dict[str, Any] = dict(_SCOPE)
-    exec(compile(source, filename, "exec"), scope)  # noqa: S102
+    exec(compile(source, filename, "exec"), scope)
     make: Callable[..., Any] = scope["make"]
     return make
 
@@ -144,7 +148,7 @@ def _signature(func: Any) -> tuple[str, str]:
         if param.kind is kinds.KEYWORD_ONLY and before not in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL):
             params.append("*")
         before = param.kind
-        stars = {kinds.VAR_POSITIONAL: "*", kinds.VAR_KEYWORD: "**"}.get(param.kind, "")
+        stars = "*" if param.kind is kinds.VAR_POSITIONAL else "**" if param.kind is kinds.VAR_KEYWORD else ""
         # the defaults themselves are put in place afterwards; here it matters only that there is one
         params.append(f"{stars}{name}" if param.default is kinds.empty else f"{name}=None")
         arguments.append(f"{name}={name}" if param.kind is kinds.KEYWORD_ONLY else f"{stars}{name}")
@@ -178,6 +182,9 @@ def calling(kind: str) -> Callable[[_F], _F]:
     prologue = "\n        _core = self._core\n        _clock = _core.clock"
 
     def fill(method: _F) -> _F:
-        return _dressed(_maker(_PATH, kind, params, _RUN_METHOD[kind], prologue=prologue)(None, None, None), method)
+        dressed: _F = _dressed(
+            _maker(_PATH, kind, params, _RUN_METHOD[kind], prologue=prologue)(None, None, None), method
+        )
+        return dressed
 
     return fill

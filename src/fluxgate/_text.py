@@ -24,7 +24,7 @@ class Redactor:
     """
 
     def __init__(self) -> None:
-        self._function: Callable[[str], str] | None = None
+        self._function: Any = None
         self._failed = False
 
     @overload
@@ -51,7 +51,9 @@ class Redactor:
             # what could not be checked for secrets must not be shown
             if not self._failed:
                 self._failed = True
-                logger().exception("the function given to fluxgate.redact failed; error texts are withheld until it is replaced")
+                logger().exception(
+                    "the function given to fluxgate.redact failed; error texts are withheld until it is replaced"
+                )
             return "(withheld: the redacting function failed)"
 
 
@@ -84,3 +86,13 @@ def clean(text: str) -> str:
     """Any text of the user's, redacted and cut to 200 characters."""
     text = redact(text[:_READ])
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def in_words(plugged: object) -> str:
+    """How a rule or a listener is named in reports."""
+    if isinstance(plugged, str):
+        return plugged
+    try:
+        return clean(getattr(plugged, "__qualname__", None) or repr(plugged))
+    except Exception:  # a broken __repr__
+        return type_name(plugged)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .events import Event, EventsDropped
 
 if TYPE_CHECKING:
-    from ._core import Core
-    from .bus import Subscription
+    from ._subscription import Subscription
+    from ._teller import Teller
 
 _REPORT_EVERY = 1.0  # seconds between two reports of one queue's losses
 
@@ -23,14 +23,14 @@ class Mailbox:
         self.subscription = subscription
         self._worker = worker
         self._size = size
-        self._waiting: deque[tuple[Event, Context, Core]] = deque()
+        self._waiting: deque[tuple[Event, Context, Teller]] = deque()
         self._changed = Condition()
         self._scheduled = False
         self._dropped = 0
-        self._last_drop: Core | None = None
+        self._last_drop: Teller | None = None
         self._reported_at = -_REPORT_EVERY
 
-    def put(self, event: Event, context: Context | None, core: "Core") -> None:
+    def put(self, event: Event, context: Context | None, core: "Teller") -> None:
         """Queue an event; never waits."""
         with self._changed:
             if len(self._waiting) >= self._size:
@@ -54,7 +54,7 @@ class Mailbox:
             core.tell(EventsDropped, listener=self.subscription.outlet.name, count=count)
             core.deliver_soon()
 
-    def take(self) -> "tuple[Event, Context, Core] | None":
+    def take(self) -> "tuple[Event, Context, Teller] | None":
         """The oldest event; ``None``, and the box is at rest, when there is none."""
         with self._changed:
             if self._waiting:

@@ -5,215 +5,20 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextvars import Context
-from threading import RLock, get_ident
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Iterable
+from threading import RLock
+from typing import TYPE_CHECKING, Any
 
 from . import _check
-from ._functions import is_async, refuse_coroutine
 from ._plugins import observable
-from ._tasks import being_cancelled, in_context
-from ._worker import Mailbox, Worker
-from .events import Event, ListenerFailed, StateChanged, concrete
+from ._subscription import Delivery, Listener, Outlet, Routes, Subscription
+from ._text import logger
+from .events import Event, StateChanged, concrete
 
 if TYPE_CHECKING:
     from ._core import Core
 
-Listener = Callable[[Any], Any]
-"""Anything that can be called with an event; a coroutine function is awaited. It may have `events` and `close()`."""
-Delivery = Literal["inline", "background"]
-Routes = dict[type[Event], tuple["Subscription", ...]]
-
-_CLOSE_WAIT = 1.0
 _EXIT_WAIT = 2.0
-
-
-class Outlet:
-    """One listener, however many subscriptions it has."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-        self.name: str = getattr(listener, "__qualname__", None) or type(listener).__qualname__
-        self.is_async = is_async(listener)
-        self.uses = 0
-        self.failures = 0
-        self._worker: Worker | None = None
-
-    @property
-    def worker(self) -> Worker:
-        """Its thread, made when first needed."""
-        if self._worker is None:
-            self._worker = Worker(self.name)
-        return self._worker
-
-    def close(self) -> None:
-        """The last subscription is gone: stop the thread and tell the listener."""
-        closing = getattr(self.listener, "close", None)
-        if callable(closing):
-            try:
-                result = closing()
-                if hasattr(result, "__await__"):
-                    self.worker.finish(result, _CLOSE_WAIT)
-            except Exception:
-                from ._text import logger
-
-                logger().exception("closing listener %s failed", self.name)
-        if self._worker is not None:
-            self._worker.stop()
-
-    def drain_here(self) -> None:
-        """See `Worker.drain_here`."""
-        if self._worker is not None:
-            self._worker.drain_here()
-
-    def reset(self) -> None:
-        """In a forked child."""
-        if self._worker is not None:
-            self._worker.reset()
-
-
-class Subscription:
-    """One listener's attachment to one circuit, or to many. Close it to detach; it is also a context manager."""
-
-    def __init__(
-        self,
-        bus: "Bus",
-        outlet: Outlet,
-        kinds: frozenset[type[Event]],
-        patterns: tuple[str, ...],
-        core: "Core | None",
-        delivery: Delivery,
-        queue_size: int,
-    ) -> None:
-        self.outlet = outlet
-        self.kinds = kinds
-        self._bus = bus
-        self._patterns = patterns
-        self._core = core
-        self._background = delivery == "background"
-        self._queue_size = queue_size
-        self._active = True
-        self._busy: list[int] = []
-        self._box: Mailbox | None = None
-
-    def __repr__(self) -> str:
-        return f"<Subscription of {self.outlet.name} ({'open' if self._active else 'closed'})>"
-
-    @property
-    def core(self) -> "Core | None":
-        """The one circuit that it observes, or ``None`` for many."""
-        return self._core
-
-    @property
-    def active(self) -> bool:
-        """Whether it is still open."""
-        return self._active
-
-    def close(self) -> None:
-        """Detach the listener: once this returns it is not called again.
-
-        What waits in a background queue is delivered first, and a call that runs in another thread may end, within one
-        second each; closed from within its own listener, neither is waited for. The listener's own ``close()`` is
-        called when its last subscription closes. Closing twice does nothing.
-        """
-        if not self._bus.detach(self):
-            return
-        deadline = time.monotonic() + _CLOSE_WAIT
-        if self._box is not None and not self.outlet.worker.is_current:
-            self._box.wait_until_empty(deadline)
-            self._box.report_losses()
-        self._active = False
-        if self._box is not None:
-            self._box.discard()
-        me = get_ident()
-        while any(thread != me for thread in self._busy) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        self._bus.release(self.outlet)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def matches(self, circuit_name: str) -> bool:
-        """Whether a process-wide subscription concerns this circuit."""
-        if self._patterns == ("*",):
-            return True
-        from fnmatch import fnmatchcase
-
-        return any(fnmatchcase(circuit_name, pattern) for pattern in self._patterns)
-
-    def needs_await(self, core: "Core") -> bool:
-        """Whether the circuit's own task must await the listener."""
-        return core.asynchronous and self.outlet.is_async and not self._background
-
-    def take(self, event: Event, context: Context | None, core: "Core") -> None:
-        """Call the listener, or queue for it."""
-        if not self._background and not self.outlet.is_async:
-            self._call(event, context, core)
-        elif self._active:
-            self._mailbox().put(event, context, core)
-
-    def _mailbox(self) -> Mailbox:
-        with self._bus.lock:
-            if self._box is None:
-                self._box = Mailbox(self, self.outlet.worker, self._queue_size)
-            return self._box
-
-    def _call(self, event: Event, context: Context | None, core: "Core") -> None:
-        # Announced before `_active` is read, as `close` reads it after `_active` is cleared: one of them sees the other.
-        me = get_ident()
-        self._busy.append(me)
-        try:
-            if self._active:
-                listener = self.outlet.listener
-                result = listener(event) if context is None else context.run(listener, event)
-                if result is not None:
-                    refuse_coroutine(result, "listener")
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            self._failed(event, error, core)
-        finally:
-            self._busy.remove(me)
-
-    async def take_async(self, event: Event, context: Context | None, core: "Core") -> None:
-        """Await the listener."""
-        me = get_ident()
-        self._busy.append(me)
-        try:
-            if self._active:
-                work = self.outlet.listener(event)
-                await (work if context is None else in_context(work, context))
-        except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or being_cancelled():
-                raise
-            self._failed(event, error, core)
-        finally:
-            self._busy.remove(me)
-
-    async def hand_over(self, event: Event, context: Context, core: "Core") -> None:
-        """Call or await the listener in its worker's thread, which nothing may end."""
-        try:
-            if self.outlet.is_async:
-                await self.take_async(event, context, core)
-            else:
-                self._call(event, context, core)
-        except (KeyboardInterrupt, SystemExit) as error:
-            self._failed(event, error, core)
-
-    @property
-    def box(self) -> Mailbox | None:
-        """Its background queue, if one was needed."""
-        return self._box
-
-    def _failed(self, event: Event, error: BaseException, core: "Core") -> None:
-        self.outlet.failures += 1
-        # a failure over the news of a failure is not news again, or two broken listeners would never end
-        tell = not isinstance(event, ListenerFailed)
-        core.report("listener", self.outlet.name, error, self.outlet.failures, tell=tell)
 
 
 class Bus:
@@ -245,7 +50,9 @@ class Bus:
         """Enter a new circuit."""
         self.bury()
         with self.lock:
-            self._circuits.add(_Reference(breaker, self.graveyard.append, core))
+            reference = _Reference(breaker, self.graveyard.append)
+            reference.core = core
+            self._circuits.add(reference)
             self._rewire(core)
 
     def circuits(self) -> list[Any]:
@@ -283,13 +90,15 @@ class Bus:
         """Let `listener` observe every circuit of this bus, present and future, whose name matches.
 
         Args:
-            listener: Called with each event; a coroutine function is awaited by asynchronous circuits, and called in the
-                background for the others. Its attribute `events` says which types it receives, else `StateChanged` alone.
-            event_types: What to receive instead; a base class such as `fluxgate.events.Event` stands for all beneath it.
+            listener: Called with each event; a coroutine function is awaited by asynchronous circuits, and called in
+                the background for the others. Its attribute `events` says which types it receives, else
+                `StateChanged` alone.
+            event_types: What to receive instead; a base class such as `fluxgate.events.Event` stands for all beneath.
             circuits: One pattern, or several, in shell style (``"payments-*"``); case matters.
-            delivery: ``"inline"``: in the caller's thread, after the engine's lock is released. ``"background"``: through
-                a bounded queue, in a thread of the listener's own.
-            queue_size: How many events may wait in the background; beyond it the oldest go, and `EventsDropped` says so.
+            delivery: ``"inline"``: in the caller's thread, after the engine's lock is released. ``"background"``:
+                through a bounded queue, in a thread of the listener's own.
+            queue_size: How many events may wait in the background; beyond it the oldest go, and `EventsDropped` says
+                so.
 
         Raises:
             TypeError, ValueError: An argument is not what it must be.
@@ -300,7 +109,12 @@ class Bus:
         return self._attach(listener, event_types, patterns, None, delivery, queue_size)
 
     def attach_to(
-        self, core: "Core", listener: Listener, event_types: tuple[type[Event], ...], delivery: Delivery, queue_size: int
+        self,
+        core: "Core",
+        listener: Listener,
+        event_types: tuple[type[Event], ...],
+        delivery: Delivery,
+        queue_size: int,
     ) -> Subscription:
         """Let `listener` observe one circuit."""
         return self._attach(listener, event_types, (), core, delivery, queue_size)
@@ -378,15 +192,13 @@ class Bus:
         """Attach every listener whose library is installed, and say in one line of the log which.
 
         Listeners are found under the entry-point group ``fluxgate.listeners``: those that come with Fluxgate and those
-        of others that declare themselves `automatic`. Of several for one purpose (structlog, log) the first whose library is
-        there is taken. Calling it again changes nothing while they are attached.
+        of others that declare themselves `automatic`. Of several for one purpose (structlog, log) the first whose
+        library is there is taken. Calling it again changes nothing while they are attached.
         """
         with self.lock:
             if not any(subscription.active for subscription in self._observed):
                 found = observable()
                 self._observed = tuple(self.attach(listener) for _, listener in found)
-                from ._text import logger
-
                 logger().info("observing circuits with: %s", ", ".join(name for name, _ in found) or "no listener")
             return self._observed
 
@@ -452,13 +264,7 @@ class _Reference(weakref.ref[Any]):
 
     __slots__ = ("core",)
 
-    def __new__(cls, breaker: Any, callback: Callable[[Any], object], core: "Core") -> Self:
-        self = super().__new__(cls, breaker, callback)
-        self.core = core
-        return self
-
-    def __init__(self, breaker: Any, callback: Callable[[Any], object], core: "Core") -> None:
-        super().__init__(breaker, callback)
+    core: "Core"
 
 
 _buses: "weakref.WeakSet[Bus]" = weakref.WeakSet()

@@ -5,7 +5,7 @@ published events, and the state of the circuit at that moment (after the move, f
 Durations and waits are seconds, rates are ratios from 0 to 1.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ._check import got
@@ -25,6 +25,10 @@ class LastError(Record):
     def __str__(self) -> str:
         return f"{self.type}: {self.text}" if self.text else self.type
 
+    def to_dict(self) -> dict[str, str]:
+        """Both in plain types, ready for JSON."""
+        return {"type": self.type, "text": self.text}
+
 
 class Event(Record):
     """What all events carry. A listener that asks for `Event` receives every type."""
@@ -40,7 +44,7 @@ class Event(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The event in plain types, ready for JSON; `event` names its type."""
-        return {"event": type(self).__name__, **{name: _plain(getattr(self, name)) for name in self._fields}}
+        return {"event": type(self).__name__, **{name: _plain(getattr(self, name)) for name in self.fields}}
 
 
 class CallStarted(Event):
@@ -120,7 +124,18 @@ class FallbackUsed(Event):
 class StateChanged(Event):
     """The circuit moved from one state to another."""
 
-    __slots__ = ("old_state", "new_state", "trigger", "metrics", "verdict", "wait", "reopens", "generation", "failing_since", "last_error")
+    __slots__ = (
+        "old_state",
+        "new_state",
+        "trigger",
+        "metrics",
+        "verdict",
+        "wait",
+        "reopens",
+        "generation",
+        "failing_since",
+        "last_error",
+    )
 
     old_state: State
     new_state: State
@@ -166,7 +181,6 @@ class WouldOpen(Event):
 
 
 class _Described(Event):
-
     __slots__ = ("window", "tracker", "tripper", "retry", "permit")
 
     window: str
@@ -240,6 +254,11 @@ EVENT_TYPES: tuple[type[Event], ...] = (
 )
 
 
+def is_event_type(kind: Any) -> bool:
+    """Whether a listener can ask for it."""
+    return isinstance(kind, type) and issubclass(kind, Event) and any(issubclass(leaf, kind) for leaf in EVENT_TYPES)
+
+
 def concrete(kinds: Iterable[type[Event]]) -> frozenset[type[Event]]:
     """The event types that these stand for: a base (`Event`, `CallEnded`) stands for all beneath it.
 
@@ -248,16 +267,15 @@ def concrete(kinds: Iterable[type[Event]]) -> frozenset[type[Event]]:
     """
     kinds = tuple(kinds)
     for kind in kinds:
-        if not (isinstance(kind, type) and any(issubclass(leaf, kind) for leaf in EVENT_TYPES) and issubclass(kind, Event)):
+        if not is_event_type(kind):
             raise TypeError(f"event types are classes from fluxgate.events, got {got(kind)}")
     return frozenset(leaf for leaf in EVENT_TYPES if issubclass(leaf, kinds))
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (Metric, Verdict)):
+    if isinstance(value, (Metric, Verdict, LastError)):
         return value.to_dict()
-    if isinstance(value, LastError):
-        return {"type": value.type, "text": value.text}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return str(value) if isinstance(value, (State, Trigger)) else list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        parts: tuple[Any, ...] = value
+        return [_plain(each) for each in parts]
+    return str(value) if isinstance(value, (State, Trigger)) else value

@@ -47,11 +47,11 @@ class Metric(Record):
         )
 
     def __hash__(self) -> int:
-        return hash(self._values()[:-1])  # a mapping has no hash
+        return hash(self.values()[:-1])  # a mapping has no hash
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a mapping proxy cannot be pickled, and events travel between processes
-        return make_metric, (*self._values()[:-1], dict(self.slow_counts))
+        return make_metric, (*self.values()[:-1], dict(self.slow_counts))
 
     @property
     def failure_rate(self) -> float | None:
@@ -84,7 +84,7 @@ class Metric(Record):
 
 def make_metric(total: int, failures: int, duration: float, slow: int, slow_counts: dict[float, int]) -> Metric:
     """A `Metric` from the sums in their order, for the windows: they make one at each evaluation."""
-    draft = Metric._draft()
+    draft = Metric.drafts()
     draft.total_count = total
     draft.failure_count = failures
     draft.total_duration = duration

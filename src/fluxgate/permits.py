@@ -54,7 +54,7 @@ class RampUp(Permit):
     """A probability that grows in a straight line from `initial` to `final` (0–1) over `duration` seconds.
 
     Raises:
-        TypeError, ValueError: a ratio is not a number of 0–1, `final` is 0 or below `initial`, or `duration` is not above 0.
+        TypeError, ValueError: a ratio is not in 0–1, `final` is 0 or below `initial`, or `duration` is not above 0.
 
     >>> RampUp(0.0, 1.0, 60).ratio(15)
     0.25

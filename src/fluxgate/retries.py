@@ -77,7 +77,9 @@ class Backoff(Retry):
     [1.0, 2.0, 4.0, 300.0]
     """
 
-    def __init__(self, initial: float, multiplier: float = 2, max_duration: float = 300, jitter_ratio: float = 0) -> None:
+    def __init__(
+        self, initial: float, multiplier: float = 2, max_duration: float = 300, jitter_ratio: float = 0
+    ) -> None:
         self.initial = _check.number(initial, "Backoff(initial)", above=0)
         self.multiplier = _check.number(multiplier, "Backoff(multiplier=)", at_least=1)
         self.max_duration = _check.number(max_duration, "Backoff(max_duration=)", at_least=self.initial)
@@ -180,7 +182,10 @@ def _seconds(asked: Any, wall: float) -> float | None:
 
 
 def _until(http_date: str, wall: float) -> float | None:
-    from email.utils import mktime_tz, parsedate_tz  # here, since it would double the time of `import fluxgate`
+    from email.utils import (  # here, since it would double the time of `import fluxgate`
+        mktime_tz,
+        parsedate_tz,
+    )
 
     parsed = parsedate_tz(http_date)
     try:

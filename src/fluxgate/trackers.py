@@ -89,10 +89,12 @@ class TypeOf(Tracker):
         if not types:
             raise TypeError("TypeOf needs at least one exception class, got none")
         for each in types:
-            if not (isinstance(each, type) and issubclass(each, BaseException)):
+            if not _is_exception_class(each):
                 raise TypeError(f"TypeOf takes exception classes, got {_check.got(each)}")
             if not issubclass(each, Exception) and each not in (BaseException, BaseExceptionGroup):
-                raise TypeError(f"TypeOf({each.__name__}) would never match: {each.__name__} ends a call without an outcome")
+                raise TypeError(
+                    f"TypeOf({each.__name__}) would never match: {each.__name__} ends a call without an outcome"
+                )
         self.types = types
         self.names_rejections = any(issubclass(each, CallNotPermittedError) for each in types)
 
@@ -169,6 +171,7 @@ class _Plain(Tracker):
 
 class _Joined(Tracker):
     symbol: str
+    parts: tuple[Tracker, ...]
     decide: Callable[[Iterable[object]], bool]
 
     def __init__(self, parts: tuple[Tracker, ...]) -> None:
@@ -227,6 +230,10 @@ def as_tracker(value: Any, what: str) -> Tracker:
     if isinstance(value, Tracker):
         return value
     return _Plain(_check.function(value, what))
+
+
+def _is_exception_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
 
 
 def _name_of(function: Any) -> str:

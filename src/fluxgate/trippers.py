@@ -46,6 +46,10 @@ class Tripper:
         """Whether each branch that applies has the calls that it needs: one, where `MinRequests` does not say."""
         return metric.total_count > 0
 
+    def least(self, state: State) -> int:
+        """The fewest calls with which a branch that applies can trip."""
+        return 1
+
     def trips(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> bool:
         """Whether it trips. Once the engine is no longer `patient`, `MinRequests` counts as met."""
         return metric.total_count > 0 and bool(self(metric, state, consecutive_failures))
@@ -121,6 +125,9 @@ class MinRequests(Tripper):
         self.n = _check.whole(n, "MinRequests(n)")
         self.bars = (self.n,)
 
+    def least(self, state: State) -> int:
+        return self.n
+
     def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
         return metric.total_count >= self.n
 
@@ -174,7 +181,7 @@ class SlowRate(Tripper):
     """True once slow calls per call reach `ratio`.
 
     Slow is a call that reached the circuit's `slow_threshold`, or `threshold` seconds where given. A threshold
-    that `configure` brings in counts the calls from then on in a `TimeWindow`, and all that are held in a `CountWindow`.
+    that `configure` brings in counts the calls from then on in a `TimeWindow`, and all calls held in a `CountWindow`.
 
     Raises:
         TypeError, ValueError: `ratio` is not a number above 0 and at most 1, or `threshold` not one above 0.
@@ -249,7 +256,9 @@ class FailureStreak(Tripper):
 
     def explain(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> Verdict:
         met = self.trips(metric, state, consecutive_failures)
-        text = f"{consecutive_failures} {'failure' if consecutive_failures == 1 else 'failures'} in a row (limit {self.n})"
+        text = (
+            f"{consecutive_failures} {'failure' if consecutive_failures == 1 else 'failures'} in a row (limit {self.n})"
+        )
         return _compared(self, met, text, consecutive_failures, self.n)
 
     def __repr__(self) -> str:
@@ -273,6 +282,7 @@ class _Plain(Tripper):
 class _Joined(Tripper):
     symbol: str
     word: str
+    parts: tuple[Tripper, ...]
     decide: Callable[[Iterable[object]], bool]
 
     def __init__(self, parts: tuple[Tripper, ...]) -> None:
@@ -312,12 +322,18 @@ class _AllOf(_Joined):
     word = "and"
     decide = staticmethod(all)
 
+    def least(self, state: State) -> int:
+        return max(part.least(state) for part in self.parts)
+
 
 @final
 class _AnyOf(_Joined):
     symbol = "|"
     word = "or"
     decide = staticmethod(any)
+
+    def least(self, state: State) -> int:
+        return min((part.least(state) for part in self.parts if part.applies(state)), default=1)
 
 
 def as_tripper(value: Any, what: str) -> Tripper:
@@ -332,7 +348,9 @@ def as_tripper(value: Any, what: str) -> Tripper:
     return _Plain(_check.function(value, what))
 
 
-DEFAULT_TRIPPER: Tripper = (Closed() & MinRequests(100) & FailureRate(0.5)) | (HalfOpened() & MinRequests(10) & FailureRate(0.5))
+DEFAULT_TRIPPER: Tripper = (Closed() & MinRequests(100) & FailureRate(0.5)) | (
+    HalfOpened() & MinRequests(10) & FailureRate(0.5)
+)
 """Half of at least 100 calls, or of at least 10 probes."""
 
 

@@ -9,7 +9,7 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import Any, final
+from typing import final
 
 from . import _check
 from .metric import Metric, make_metric
@@ -123,10 +123,27 @@ class Record:
 class CountRecord(Record):
     """A ring of outcomes and durations; grows with the calls until it is full."""
 
-    __slots__ = ("_counts", "_durations", "_failed_at", "_failures", "_flags", "_floor", "_head", "_lap", "_old_lap", "_size", "_slow")
+    __slots__ = (
+        "_counts",
+        "_durations",
+        "_failed_at",
+        "_failures",
+        "_flags",
+        "_floor",
+        "_head",
+        "_lap",
+        "_old_lap",
+        "_size",
+        "_slow",
+    )
 
     def __init__(self, size: int, slow_threshold: float, thresholds: Collection[float]) -> None:
         self._size = size
+        self.thresholds = tuple(sorted(thresholds))
+        self._clear()
+        self.rejudge(slow_threshold, thresholds)
+
+    def _clear(self) -> None:
         self._head = 0
         self._flags = bytearray()
         self._durations = array("d")
@@ -136,7 +153,8 @@ class CountRecord(Record):
         # lap, so that adding and subtracting floats cannot drift for ever.
         self._lap = 0.0
         self._old_lap = 0.0
-        self.rejudge(slow_threshold, thresholds)
+        self._slow = 0
+        self._counts = [0] * len(self.thresholds)
 
     def rejudge(self, slow_threshold: float, thresholds: Collection[float]) -> None:
         self.slow_threshold = slow_threshold
@@ -171,6 +189,9 @@ class CountRecord(Record):
         self._advance(head + 1)
 
     def add_plain(self, now: float, durations: Sequence[float]) -> None:
+        if len(durations) >= self._size:  # nothing older stays
+            self._clear()
+            durations = durations[-self._size :]
         start = 0
         while start < len(durations):
             head = self._head
@@ -318,9 +339,15 @@ class TimeRecord(Record):
     def metric(self, now: float) -> Metric:
         self._forget(now)
         slices = self._slices
-        counts = {threshold: sum(each.counts[index] for each in slices) for index, threshold in enumerate(self.thresholds)}
+        counts = {
+            threshold: sum(each.counts[index] for each in slices) for index, threshold in enumerate(self.thresholds)
+        }
         return make_metric(
-            self._total, self._failures, sum(each.duration for each in slices), sum(each.slow for each in slices), counts
+            self._total,
+            self._failures,
+            sum(each.duration for each in slices),
+            sum(each.slow for each in slices),
+            counts,
         )
 
     def total(self, now: float) -> int:

@@ -1,0 +1,159 @@
+"""What both breakers have: their construction, and everything that does not wait."""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from . import _check
+from ._clock import Clock, as_clock
+from ._core import NO_VALUE, CircuitBreakerInfo, Core
+from ._functions import kind_of
+from ._machine import Stamp
+from ._rules import DEFAULT_RULES, amend, given
+from ._subscription import Delivery, Listener, Subscription
+from ._template import fall_back, protect
+from .bus import Bus, as_bus
+from .events import Event
+from .permits import PermitLike
+from .retries import RetryLike
+from .state import State
+from .trackers import TrackerLike
+from .trippers import TripperLike
+from .windows import Window
+
+
+def _frame() -> int:
+    """The frame that runs the ``with`` statement: the caller of the breaker's method that called ours."""
+    return id(sys._getframe(3))  # pyright: ignore[reportPrivateUsage]
+
+
+class Face:
+    """What both faces have: everything that does not wait."""
+
+    __slots__ = ("__weakref__", "_core")
+
+    _asynchronous: bool
+    _protects: frozenset[str]
+    _other: str
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        window: Window | None = None,
+        tracker: TrackerLike | None = None,
+        tripper: TripperLike | None = None,
+        retry: RetryLike | None = None,
+        permit: PermitLike | None = None,
+        slow_threshold: float = 60.0,
+        max_half_open_calls: int = 10,
+        half_open_timeout: float = 30.0,
+        listeners: Iterable[Listener] = (),
+        bus: Bus | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        _check.name(name, "name")
+        rules = amend(
+            DEFAULT_RULES,
+            **given(window=window, tracker=tracker, tripper=tripper, retry=retry, permit=permit),
+            slow_threshold=slow_threshold,
+            max_half_open_calls=max_half_open_calls,
+            half_open_timeout=half_open_timeout,
+        )
+        listeners = _check.several(listeners, "listeners")
+        self._core = Core(name, rules, as_clock(clock), as_bus(bus), asynchronous=self._asynchronous)
+        for listener in listeners:
+            self.attach(listener)
+        self._core.bus.register(self, self._core)
+        self._core.created()
+
+    @property
+    def name(self) -> str:
+        """The circuit's name."""
+        return self._core.name
+
+    @property
+    def state(self) -> State:
+        """The state as the last call left it: an open circuit stays so until a call finds its wait over."""
+        return self._core.machine.state
+
+    def info(self) -> CircuitBreakerInfo:
+        """The circuit at this moment, as an immutable value.
+
+        >>> from fluxgate import CircuitBreaker
+        >>> info = CircuitBreaker("payments").info()
+        >>> info.state == "closed", info.metrics.total_count, info.metrics.failure_rate
+        (True, 0, None)
+        """
+        return self._core.info()
+
+    def attach(
+        self,
+        listener: Listener,
+        *event_types: type[Event],
+        delivery: Delivery = "inline",
+        queue_size: int = 10_000,
+    ) -> Subscription:
+        """Let `listener` observe this circuit; see `fluxgate.attach` for the arguments.
+
+        Raises:
+            TypeError, ValueError: An argument is not what it must be.
+        """
+        return self._core.bus.attach_to(self._core, listener, event_types, delivery, queue_size)
+
+    def retire(self) -> None:
+        """Let the circuit go: listeners are told by `CircuitRetired`, and nothing of it is published any more.
+
+        A circuit that nobody references retires by itself. Calls through a retired breaker still work.
+        """
+        self._core.bus.retire(self._core)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.state}>"
+
+    def _decorate(self, func: Any, fallback: Callable[[Exception], Any] | None) -> Any:
+        if isinstance(func, (staticmethod, classmethod)):
+            method = cast(Any, func)
+            return cast(Any, type(method))(self._decorate(method.__func__, fallback))
+        if isinstance(func, type) or not callable(func):
+            raise TypeError(f"{type(self).__name__} protects functions, got {_check.got(func)}")
+        kind = kind_of(func)
+        if kind not in self._protects:
+            raise TypeError(f"{type(self).__name__} cannot protect the {kind} {_check.title(func)}: use {self._other}")
+        if fallback is not None and "generator" in kind:
+            raise TypeError(f"a {kind} cannot have a fallback, since it may fail half-way: {_check.title(func)}")
+        protected = protect(func, kind, self._core)
+        if fallback is not None:
+            protected = fall_back(protected, kind, self._fallback(fallback))
+        protected.circuit_breaker = self
+        return protected
+
+    def _fallback(self, fallback: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
+        raise NotImplementedError
+
+    def _enter_block(self, stamp: Stamp) -> None:
+        # A block is left from the frame that entered it, in whatever thread or context that frame goes on: the frame
+        # tells concurrent blocks of one breaker apart. (Frames are numbered by id, since holding one holds its locals.)
+        core = self._core
+        with core.lock:
+            core.with_blocks.append((_frame(), stamp, core.clock.monotonic()))
+
+    def _leave_block(self) -> tuple[Stamp, float]:
+        core = self._core
+        frame = _frame()
+        with core.lock:
+            blocks = core.with_blocks
+            # an ExitStack enters from one frame and leaves from another: then it is the last one
+            index = next((index for index in reversed(range(len(blocks))) if blocks[index][0] == frame), -1)
+            _, stamp, started = blocks.pop(index)
+        return stamp, started
+
+
+def fallback_of(by_keyword: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    if by_keyword is not NO_VALUE:
+        return by_keyword, args
+    if not args:
+        raise TypeError(
+            "call_with_fallback needs a fallback: call_with_fallback(func, fallback_func, *args) or fallback_func=..."
+        )
+    return args[0], args[1:]

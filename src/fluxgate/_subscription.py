@@ -1,0 +1,210 @@
+"""A listener's attachment to circuits, and how one event reaches it."""
+
+import time
+from collections.abc import Callable
+from contextvars import Context
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from ._functions import is_async, refuse_coroutine
+from ._tasks import being_cancelled, in_context
+from ._text import logger
+from ._worker import Mailbox, Worker
+from .events import Event, ListenerFailed
+
+if TYPE_CHECKING:
+    from ._core import Core
+    from ._teller import Teller
+    from .bus import Bus
+
+Listener = Callable[[Any], Any]
+"""Anything that can be called with an event; a coroutine function is awaited. It may have `events` and `close()`."""
+Delivery = Literal["inline", "background"]
+Routes = dict[type[Event], tuple["Subscription", ...]]
+
+_CLOSE_WAIT = 1.0
+
+
+class Outlet:
+    """One listener, however many subscriptions it has."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.name: str = getattr(listener, "__qualname__", None) or type(listener).__qualname__
+        self.is_async = is_async(listener)
+        self.uses = 0
+        self.failures = 0
+        self._worker: Worker | None = None
+
+    @property
+    def worker(self) -> Worker:
+        """Its thread, made when first needed."""
+        if self._worker is None:
+            self._worker = Worker(self.name)
+        return self._worker
+
+    def close(self) -> None:
+        """The last subscription is gone: stop the thread and tell the listener."""
+        closing = getattr(self.listener, "close", None)
+        if callable(closing):
+            try:
+                result = closing()
+                if hasattr(result, "__await__"):
+                    self.worker.finish(result, _CLOSE_WAIT)
+            except Exception:
+                logger().exception("closing listener %s failed", self.name)
+        if self._worker is not None:
+            self._worker.stop()
+
+    def drain_here(self) -> None:
+        """See `Worker.drain_here`."""
+        if self._worker is not None:
+            self._worker.drain_here()
+
+    def reset(self) -> None:
+        """In a forked child."""
+        if self._worker is not None:
+            self._worker.reset()
+
+
+class Subscription:
+    """One listener's attachment to one circuit, or to many. Close it to detach; it is also a context manager."""
+
+    def __init__(
+        self,
+        bus: "Bus",
+        outlet: Outlet,
+        kinds: frozenset[type[Event]],
+        patterns: tuple[str, ...],
+        core: "Core | None",
+        delivery: Delivery,
+        queue_size: int,
+    ) -> None:
+        self.outlet = outlet
+        self.kinds = kinds
+        self._bus = bus
+        self._patterns = patterns
+        self._core = core
+        self._background = delivery == "background"
+        self._queue_size = queue_size
+        self._active = True
+        self._busy: list[int] = []
+        self._box: Mailbox | None = None
+
+    def __repr__(self) -> str:
+        return f"<Subscription of {self.outlet.name} ({'open' if self._active else 'closed'})>"
+
+    @property
+    def core(self) -> "Core | None":
+        """The one circuit that it observes, or ``None`` for many."""
+        return self._core
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still open."""
+        return self._active
+
+    def close(self) -> None:
+        """Detach the listener: once this returns it is not called again.
+
+        What waits in a background queue is delivered first, and a call that runs in another thread may end, within one
+        second each; closed from within its own listener, neither is waited for. The listener's own ``close()`` is
+        called when its last subscription closes. Closing twice does nothing.
+        """
+        if not self._bus.detach(self):
+            return
+        deadline = time.monotonic() + _CLOSE_WAIT
+        if self._box is not None and not self.outlet.worker.is_current:
+            self._box.wait_until_empty(deadline)
+            self._box.report_losses()
+        self._active = False
+        if self._box is not None:
+            self._box.discard()
+        me = get_ident()
+        while any(thread != me for thread in self._busy) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self._bus.release(self.outlet)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def matches(self, circuit_name: str) -> bool:
+        """Whether a process-wide subscription concerns this circuit."""
+        if self._patterns == ("*",):
+            return True
+        from fnmatch import fnmatchcase
+
+        return any(fnmatchcase(circuit_name, pattern) for pattern in self._patterns)
+
+    def needs_await(self, core: "Teller") -> bool:
+        """Whether the circuit's own task must await the listener."""
+        return core.asynchronous and self.outlet.is_async and not self._background
+
+    def take(self, event: Event, context: Context | None, core: "Teller") -> None:
+        """Call the listener, or queue for it."""
+        if not self._background and not self.outlet.is_async:
+            self._call(event, context, core)
+        elif self._active:
+            self._mailbox().put(event, context, core)
+
+    def _mailbox(self) -> Mailbox:
+        with self._bus.lock:
+            if self._box is None:
+                self._box = Mailbox(self, self.outlet.worker, self._queue_size)
+            return self._box
+
+    def _call(self, event: Event, context: Context | None, core: "Teller") -> None:
+        # Announced before `_active` is read, as `close` reads it after clearing `_active`: one sees the other.
+        me = get_ident()
+        self._busy.append(me)
+        try:
+            if self._active:
+                listener = self.outlet.listener
+                result = listener(event) if context is None else context.run(listener, event)
+                if result is not None:
+                    refuse_coroutine(result, "listener")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self._failed(event, error, core)
+        finally:
+            self._busy.remove(me)
+
+    async def take_async(self, event: Event, context: Context | None, core: "Teller") -> None:
+        """Await the listener."""
+        me = get_ident()
+        self._busy.append(me)
+        try:
+            if self._active:
+                work = self.outlet.listener(event)
+                await (work if context is None else in_context(work, context))
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or being_cancelled():
+                raise
+            self._failed(event, error, core)
+        finally:
+            self._busy.remove(me)
+
+    async def hand_over(self, event: Event, context: Context, core: "Teller") -> None:
+        """Call or await the listener in its worker's thread, which nothing may end."""
+        try:
+            if self.outlet.is_async:
+                await self.take_async(event, context, core)
+            else:
+                self._call(event, context, core)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._failed(event, error, core)
+
+    @property
+    def box(self) -> Mailbox | None:
+        """Its background queue, if one was needed."""
+        return self._box
+
+    def _failed(self, event: Event, error: BaseException, core: "Teller") -> None:
+        self.outlet.failures += 1
+        # a failure over the news of a failure is not news again, or two broken listeners would never end
+        tell = not isinstance(event, ListenerFailed)
+        core.report("listener", self.outlet.name, error, self.outlet.failures, tell=tell)

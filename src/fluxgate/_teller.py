@@ -1,0 +1,231 @@
+"""What one circuit tells, in order: the outbox, its sequence numbers, and the delivery to listeners.
+
+Events are made and numbered under the circuit's lock, so that their order is the order in which things happened. They
+are delivered after its release, one at a time, by whichever thread or task comes first; one that finds another
+delivering leaves its events to it. So nobody waits for anybody else's listeners, a listener may call the breaker, and
+the order holds.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Generator
+from contextlib import closing
+from contextvars import Context, copy_context
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any
+
+from ._clock import CarefulClock, Clock
+from ._machine import Change, Fault, Machine
+from ._rules import Rules
+from ._tasks import running_loop, shielded, spawn
+from ._text import error_text, in_words, logger, type_name
+from .events import (
+    CircuitCreated,
+    CircuitRetired,
+    Event,
+    FallbackUsed,
+    ListenerFailed,
+    StateChanged,
+    WouldOpen,
+)
+
+if TYPE_CHECKING:
+    from ._subscription import Routes, Subscription
+    from .bus import Bus
+
+
+class Teller:
+    """The telling half of a circuit's core."""
+
+    __slots__ = (
+        "_faults",
+        "_sequence",
+        "asynchronous",
+        "bus",
+        "careful",
+        "clock",
+        "delivering",
+        "lock",
+        "machine",
+        "name",
+        "outbox",
+        "own",
+        "routes",
+    )
+
+    def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
+        self.name = name
+        self.clock = clock
+        self.careful = clock if isinstance(clock, CarefulClock) else None
+        self.bus = bus
+        self.asynchronous = asynchronous
+        # Re-entrant, because a signal handler, or a finalizer that the collector happens to run, may call the same
+        # breaker in the middle of a decision: that must not be a deadlock.
+        self.lock = RLock()
+        self.machine = Machine(rules, clock.time())
+        self.routes: Routes = {}
+        self.own: tuple[Subscription, ...] = ()
+        self.outbox: deque[tuple[Event | Fault, Context | None]] | tuple[()] = ()
+        """What is still to be told; true where `deliver` has something to do."""
+        self.delivering = 0  # the thread that delivers
+        self._sequence = 0
+        self._faults: dict[str, int] | None = None
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def draft(self, kind: type[Event], wall: float) -> Any:
+        self._sequence += 1
+        draft = kind.drafts()
+        draft.circuit_name = self.name
+        draft.timestamp = wall
+        draft.sequence = self._sequence
+        draft.state = self.machine.state
+        return draft
+
+    def push(self, item: Any, kind: type[Event] | None = None) -> None:
+        if kind is not None:
+            item.__class__ = kind
+        if isinstance(self.outbox, tuple):
+            self.outbox = deque()
+        # Whoever is delivering will tell this too: for him the context of the call comes along.
+        self.outbox.append((item, copy_context() if self.delivering else None))
+
+    def publish(self, kind: type[Event], wall: float, **fields: Any) -> None:
+        if kind in self.routes:
+            draft = self.draft(kind, wall)
+            for name, value in fields.items():
+                setattr(draft, name, value)
+            self.push(draft, kind)
+
+    def tell_news(self, wall: float) -> None:
+        if self.careful is not None and self.careful.fault is not None:
+            self.push(Fault(role="clock", rule=self.careful, error=self.careful.fault))
+            self.careful.fault = None
+        news = self.machine.news
+        if news:
+            for each in news:
+                if isinstance(each, Fault):
+                    self.push(each)
+                else:
+                    kind = StateChanged if isinstance(each, Change) else WouldOpen
+                    self.publish(kind, wall, **{name: getattr(each, name) for name in each.fields})
+            news.clear()
+
+    def tell(self, kind: type[Event], **fields: Any) -> None:
+        """Publish one event."""
+        if kind in self.routes:
+            wall = self.clock.time()
+            with self.lock:
+                self.publish(kind, wall, **fields)
+
+    def fell_back(self, error: Exception) -> None:
+        """A fallback is about to run."""
+        if FallbackUsed in self.routes:
+            self.tell(FallbackUsed, error_type=type_name(error))
+
+    def fault(self, role: str, rule: object, error: BaseException) -> None:
+        with self.lock:
+            self.push(Fault(role=role, rule=rule, error=error))
+
+    def created(self) -> None:
+        """Tell that the circuit exists."""
+        if CircuitCreated in self.routes:
+            self.tell(CircuitCreated, **self.machine.rules.words())
+        self.deliver_soon()
+
+    def retire(self) -> None:
+        """Tell that the circuit is gone."""
+        self.tell(CircuitRetired)
+        self.deliver_soon()
+
+    # -- delivery -------------------------------------------------------------------------------------------------
+
+    def deliver(self) -> Awaitable[None] | None:
+        """Tell what is in the outbox; what is returned must be awaited (an asynchronous circuit's alone does).
+
+        Where another thread or task is delivering already, it tells this too, so nobody waits for anybody's listeners.
+        """
+        if self.bus.graveyard:
+            self.bus.bury()
+        with self.lock:
+            if self.delivering or not self.outbox:
+                return None
+            self.delivering = get_ident()
+        steps = self._steps()
+        for step in steps:
+            return self._drive(step, steps)
+        return None
+
+    async def deliver_async(self) -> None:
+        """As `deliver`; the cancellation of the caller does not cut a listener short."""
+        later = self.deliver()
+        if later is not None:
+            await shielded(later)
+
+    def deliver_soon(self) -> None:
+        """As `deliver`, where nothing can be awaited: the event loop, or else the circuit's next call, sees to it."""
+        if not self.outbox:
+            return
+        loop = running_loop()
+        if loop is None and any(each.needs_await(self) for route in self.routes.values() for each in route):
+            return
+        later = self.deliver()
+        if later is not None:
+            spawn(loop, later)
+
+    def _steps(self) -> Generator["tuple[Subscription, Event, Context | None]", None, None]:
+        interrupt: BaseException | None = None
+        try:
+            while (item := self._next()) is not None:
+                event, context = item
+                if isinstance(event, Fault):
+                    self._report(event)
+                    continue
+                for subscription in self.routes.get(type(event), ()):
+                    if subscription.needs_await(self):
+                        yield subscription, event, context
+                        continue
+                    try:
+                        subscription.take(event, context, self)
+                    except (KeyboardInterrupt, SystemExit) as error:
+                        interrupt = error  # the program's, not the listener's: it goes on when all has been told
+        except BaseException:
+            self.delivering = 0  # closed half-way, as its event loop ended: the next call takes over
+            raise
+        if interrupt is not None:
+            raise interrupt
+
+    def _next(self) -> "tuple[Event | Fault, Context | None] | None":
+        with self.lock:
+            if isinstance(self.outbox, tuple) or not self.outbox:
+                self.delivering = 0
+                return None
+            return self.outbox.popleft()
+
+    async def _drive(self, step: Any, steps: Generator[Any, None, None]) -> None:
+        with closing(steps):
+            while step is not None:
+                subscription, event, context = step
+                await subscription.take_async(event, context, self)
+                step = next(steps, None)
+
+    def _report(self, fault: Fault) -> None:
+        """A rule of the user's failed."""
+        what = in_words(fault.rule)
+        counts = self._faults = self._faults or {}
+        counts[what] = counts.get(what, 0) + 1
+        self.report(fault.role, what, fault.error, counts[what])
+
+    def report(self, role: str, what: str, error: BaseException, seen: int, *, tell: bool = True) -> None:
+        """Something plugged in has failed, for the time `seen`: the first is logged, each is told."""
+        if seen == 1:
+            text = "%s %s of circuit %r failed; from now on its failures are counted, not logged"
+            logger().error(text, role, what, self.name, exc_info=error)
+        if tell:
+            text = error_text(error)
+            self.tell(ListenerFailed, listener=what, role=role, error_type=type_name(error), error=text, count=seen)
+
+    def after_fork(self) -> None:
+        """In the child: the other threads are gone, and what they had to tell is told by the parent."""
+        if self.delivering != get_ident():
+            self.delivering = 0
+        self.outbox = ()
