@@ -4,13 +4,14 @@ Both breakers share it. It decides under the lock and leaves what is to be told 
 that after the lock is released (see `_teller`). No code of the user's runs under the lock but the rules, which are pure
 by contract.
 
-The fast lane. In a steady stretch (see `_machine`) with no `MinRequests` ahead, and nobody listening to single calls, a
-plain success is one ``append`` of its duration to the generation's `Lane`. That append is atomic under the GIL, so no
-call is lost or counted twice, and whoever takes the lock next folds what has gathered into the window first. The lane
-is closed after 10 ms at the latest, which bounds what gathers: a busy circuit takes the lock a hundred times a second,
-and for one that is not busy the lock costs nothing. A call that checked the lane and is overtaken by a change of
-generation appends to a lane that nobody reads any more: its outcome is stale, and there is nobody to tell. Without the
-GIL there is no lane.
+The fast lane. Where every call is admitted and nobody asks for `CallStarted`, a call needs no lock to begin: the
+generation's `Lane` is its stamp. In a steady stretch (see `_machine`), with nobody listening to successes, it needs
+none to end either: a plain success is one ``append`` of its duration to the lane. That append is atomic under the GIL,
+so no call is lost or counted twice, and whoever takes the lock next folds what has gathered into the window first. The
+lane takes outcomes for 10 ms at most, which bounds what gathers: a busy circuit takes the lock a hundred times a
+second, and for one that is not busy the lock costs nothing. A call that checked the lane and is overtaken by a change
+of generation appends to a lane that nobody reads any more: its outcome is stale, and there is nobody to tell. Without
+the GIL every outcome takes the lock.
 """
 
 import math
@@ -88,7 +89,7 @@ class Core(Teller):
     def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
         self.lane: Lane | None = None
-        """Where plain successes go without the lock, while they may."""
+        """The stamp of calls that begin without the lock, while they may."""
         self.gate: tuple[float, Verdict | None] | None = None
         """While refusals need no lock: when the wait is over (monotonic), and why the circuit opened."""
         self.with_blocks: list[tuple[int, Stamp, float]] = []
@@ -99,6 +100,9 @@ class Core(Teller):
 
     def admit(self) -> Stamp | CallNotPermittedError:
         """A stamp for one call, or the refusal for the breaker to raise from its own frame."""
+        lane = self.lane
+        if lane is not None:
+            return lane
         gate = self.gate
         if gate is not None:
             # Nothing to decide, count or tell: no lock. A reset that happens meanwhile is simply later.
@@ -118,18 +122,23 @@ class Core(Teller):
                     draft.call_id = answer.call_id
                     self.push(draft, CallStarted)
                 return answer
+            retry_after = machine.retry_after(now)
             if CallRejected in self.routes:
                 draft = self.draft(CallRejected, wall)
-                draft.retry_after = answer.retry_after
-                draft.reason = answer.reason
+                draft.retry_after = retry_after
+                draft.reason = answer
                 self.push(draft, CallRejected)
             self._arrange(now)
-            return CallNotPermittedError(self.name, machine.state, answer.retry_after, machine.verdict)
+            return CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict)
 
     # -- outcomes -------------------------------------------------------------------------------------------------
 
     def returned(self, stamp: Stamp, started: float, now: float, value: Any) -> None:
         """The call returned `value`."""
+        lane = self.lane
+        if lane is not None and stamp is lane and now - started < lane.below and now < lane.until:
+            lane.durations.append(now - started)
+            return
         tracker = self.machine.rules.tracker
         if tracker.judges_values and value is not NO_VALUE:
             try:
@@ -250,22 +259,20 @@ class Core(Teller):
             self.machine.succeed_plainly(durations)
 
     def _arrange(self, now: float) -> None:
-        """See whether the next calls need the lock."""
+        """See which of the next calls need the lock, and for what."""
         machine = self.machine
         self.gate = self.lane = None
         if machine.state is OPEN:
             if CallRejected not in self.routes:
                 self.gate = (machine.open_until, machine.verdict)
-        elif (
-            _GIL
-            and machine.is_steady(now)
-            and not (machine.rules.tracker.judges_values or CallStarted in self.routes or CallSucceeded in self.routes)
-        ):
+        elif machine.admits_all and CallStarted not in self.routes:
             lane = self._stretch
             if lane is None or lane.generation != machine.generation:
                 lane = self._stretch = Lane(machine.generation)
-            lane.below = machine.rules.plain_below
-            lane.until = min(machine.steady_until, now + _LANE_TIME)
+            lane.until = -math.inf
+            if _GIL and machine.is_steady(now) and CallSucceeded not in self.routes:
+                lane.below = machine.rules.plain_below
+                lane.until = min(machine.steady_until, now + _LANE_TIME)
             self.lane = lane
 
     # -- looking and steering -------------------------------------------------------------------------------------

@@ -135,8 +135,7 @@ class Face:
         # A block is left from the frame that entered it, in whatever thread or context that frame goes on: the frame
         # tells concurrent blocks of one breaker apart. (Frames are numbered by id, since holding one holds its locals.)
         core = self._core
-        with core.lock:
-            core.with_blocks.append((_frame(), stamp, core.clock.monotonic()))
+        core.with_blocks.append((_frame(), stamp, core.clock.monotonic()))
 
     def _leave_block(self) -> tuple[Stamp, float]:
         core = self._core

@@ -46,6 +46,7 @@ MOVES: Mapping[Trigger, Mapping[State, frozenset[State]]] = MappingProxyType(
 """The legal moves: trigger -> old state -> new states."""
 
 RECORDING = frozenset((CLOSED, HALF_OPEN, METRICS_ONLY))
+ADMITTING = frozenset((CLOSED, METRICS_ONLY, DISABLED))
 _STAND_IN_WAIT = 60.0
 
 _WORDS_BY_HAND = {
@@ -68,7 +69,7 @@ class Stamp:
 
 
 class Lane(Stamp):
-    """One stamp for all plain successes of a generation, whose durations gather in it; see `_core`."""
+    """One stamp for all calls of a generation that admits all; plain successes may gather in it (see `_core`)."""
 
     __slots__ = ("below", "durations", "until")
 
@@ -76,16 +77,7 @@ class Lane(Stamp):
         super().__init__(generation)
         self.durations: list[float] = []
         self.below = 0.0
-        self.until = 0.0
-
-
-class Refusal(Record):
-    """Why a call was not admitted."""
-
-    __slots__ = ("reason", "retry_after")
-
-    reason: str
-    retry_after: float | None
+        self.until = -math.inf
 
 
 class Change(Record):
@@ -183,11 +175,11 @@ class Machine:
 
     # -- admission ------------------------------------------------------------------------------------------------
 
-    def admit(self, now: float, wall: float) -> Stamp | Refusal:
-        """A stamp for the call, or why not (rules 2 and 3)."""
+    def admit(self, now: float, wall: float) -> Stamp | str:
+        """A stamp for the call, or why not in a word (rules 2 and 3)."""
         if self.state is OPEN:
             if now < self.open_until:
-                return Refusal(reason="open", retry_after=self.retry_after(now))
+                return "open"
             waited = Verdict(
                 repr(self.rules.retry),
                 True,
@@ -199,19 +191,19 @@ class Machine:
         if self.state is HALF_OPEN:
             return self._admit_probe(now)
         if self.state is FORCED_OPEN:
-            return Refusal(reason="forced_open", retry_after=None)
+            return "forced_open"
         return Stamp(self.generation)
 
-    def _admit_probe(self, now: float) -> Stamp | Refusal:
+    def _admit_probe(self, now: float) -> Stamp | str:
         if self.probes_in_flight(now) >= self.rules.max_half_open_calls:
-            return Refusal(reason="probes_in_flight", retry_after=0.0)
+            return "probes_in_flight"
         try:
             chosen = bool(self.rules.permit(now - self._half_open_since))
         except Exception as error:
             self.news.append(Fault(role="permit", rule=self.rules.permit, error=error))
             chosen = True
         if not chosen:
-            return Refusal(reason="not_chosen", retry_after=0.0)
+            return "not_chosen"
         probe = Stamp(self.generation, now + self.rules.half_open_timeout)
         self._probes[probe] = None
         return probe
@@ -313,9 +305,14 @@ class Machine:
         self._bar = math.inf
         self._steady_from = self.steady_until = -math.inf
 
+    @property
+    def admits_all(self) -> bool:
+        """Whether the state lets every call pass, with nothing to decide."""
+        return self.state in ADMITTING
+
     def is_steady(self, now: float) -> bool:
         """Whether plain successes may gather, with no `MinRequests` ahead, and be recorded together later."""
-        return now < self.steady_until and self._bar == math.inf
+        return now < self.steady_until and self._bar == math.inf and not self.rules.tracker.judges_values
 
     def _relevant_error(self, metric: Metric) -> LastError | None:
         return self._last_error if metric.failure_count else None

@@ -146,14 +146,20 @@ class Teller:
         """
         if self.bus.graveyard:
             self.bus.bury()
-        with self.lock:
-            if self.delivering or not self.outbox:
-                return None
-            self.delivering = get_ident()
+        # Peeked at without the lock: whoever delivers looks into the outbox once more before giving up.
+        if self.delivering or not self.outbox or not self._claim():
+            return None
         steps = self._steps()
         for step in steps:
             return self._drive(step, steps)
         return None
+
+    def _claim(self) -> bool:
+        with self.lock:
+            if self.delivering:
+                return False
+            self.delivering = get_ident()
+            return True
 
     async def deliver_async(self) -> None:
         """As `deliver`; the cancellation of the caller does not cut a listener short."""

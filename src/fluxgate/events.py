@@ -276,6 +276,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Metric, Verdict, LastError)):
         return value.to_dict()
     if isinstance(value, tuple):
-        parts: tuple[Any, ...] = value
-        return [_plain(each) for each in parts]
+        return list(map(_plain, value))  # pyright: ignore[reportUnknownArgumentType]
     return str(value) if isinstance(value, (State, Trigger)) else value

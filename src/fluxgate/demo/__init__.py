@@ -1,15 +1,17 @@
 """The main job on real HTTP: circuits that open, probe and recover, and say why."""
 
+from typing import TextIO
+
 from ..errors import import_extra
 
 
-def run(duration: float = 20.0, *, as_json: bool = False, log: str | None = None) -> int:
+def run(duration: float = 20.0, *, as_json: bool = False, log: TextIO | None = None) -> int:
     """Run the demo; 0 when each circuit opened and recovered, 1 when not, 128 + n when ended by signal n.
 
     Args:
         duration: Seconds that the service's script takes; the rules' windows and waits scale with it.
         as_json: Print one JSON document at the end, and all else to stderr.
-        log: The file that the log listener writes; in memory alone by default.
+        log: Where the log listener writes; one line of it is shown at the end otherwise.
 
     Raises:
         MissingExtraError: httpx or rich is not installed.

@@ -1,4 +1,4 @@
-"""Three dependencies, three policies. Windows and waits are shares of the run, so that any length tells the same story."""
+"""Three dependencies, three policies. Windows and waits are shares of the run, so that each length tells the same."""
 
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ SLOW_FROM = 0.2
 
 
 def service_at_fault(error: Exception) -> bool:
-    """An answer below 500 is about the request; everything else (5xx, no connection, no answer) is about the service."""
+    """An answer below 500 is about the request; all else (5xx, no connection, no answer) is about the service."""
     return not (isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500)
 
 

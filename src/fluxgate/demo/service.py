@@ -85,7 +85,9 @@ class Service(ThreadingHTTPServer):
         Thread(target=self.serve_forever, args=(0.1,), name="demo-service", daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.shutdown()
         self.server_close()
 
@@ -97,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        status, seconds = self.server.answer(self.path.strip("/"))
+        status, seconds = self.server.answer(self.path.partition("?")[0].strip("/"))
         time.sleep(seconds)
         if status is None:
             self.close_connection = True

@@ -1,8 +1,10 @@
 """What a person sees: each transition with its sentence as it happens, a live view beneath, and a table at the end."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -41,15 +43,22 @@ class Show:
     def __call__(self, change: StateChanged) -> None:
         self._news.put(change)
 
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._live:
+            self._live.stop()
+
     def begin(self, url: str) -> None:
         """Say what is going to happen."""
         names = ", ".join(self._circuits)
         self._console.print(
             f"[bold]fluxgate demo[/]: {names} call a service on {url} that falls ill and recovers, for {self._duration:g} s\n",
-            highlight=False, soft_wrap=False,
+            highlight=False,
         )
-        if self._live:
-            self._live.start()
 
     def refresh(self, now: float) -> None:
         """Print what happened since the last time, and bring the view up to date."""
@@ -72,14 +81,33 @@ class Show:
         except Empty:
             return None
 
-    def end(self, now: float) -> None:
-        """Print the rest; the view stays, and the table follows."""
-        self.refresh(now)
-        if self._live:
-            self._live.stop()
+    def end(
+        self, now: float, issued: Counter[str], served: Counter[str], shortcomings: Sequence[str], *, interrupted: bool
+    ) -> None:
+        """What the run came to."""
+        say = self._console.print
+        if self._live is None:
+            say(self._view(now))
+        say(summary(self._circuits, now))
+        refused = sum(tally.rejections.total() for tally in self._circuits.values())
+        say(
+            f"The clients issued {issued.total():,} calls: {served.total():,} reached the service, "
+            f"{refused:,} were refused by a circuit.",
+            highlight=False,
+        )
+        if interrupted:
+            say(f"[yellow]interrupted[/] after {now - self._began:.1f} s of {self._duration:g} s")
+        elif shortcomings:
+            say(f"[red]✘[/] {'; '.join(shortcomings)}")
         else:
-            self._console.print(self._view(now))
-        self._console.print(summary(self._circuits, now))
+            say("[green]✔[/] each circuit opened and recovered")
+
+    def quote(self, log: str) -> None:
+        """Show what a program's log has of it, by one line."""
+        line = next((line for line in log.splitlines() if "circuit_opened" in line), None)
+        if line is not None:
+            self._console.print("\nThe log has it too (--log FILE keeps it):")
+            self._console.print(Text(line, "dim"))
 
     def _view(self, now: float) -> RenderableType:
         grid = Table.grid(padding=(0, 2), expand=self._live is not None)
@@ -88,7 +116,9 @@ class Show:
             grid.add_row(
                 Text.assemble((tally.name, "bold"), "\n", _status(tally, now)),
                 _strips(tally, self._began, now, self._duration, width),
-                Text(f"{tally.calls['success']:>5} ok {tally.calls['failed']:>4} failed\n{tally.rejections.total():>5} refused"),
+                Text(
+                    f"{tally.calls['success']:>5} ok {tally.calls['failed']:>4} failed\n{tally.rejections.total():>5} refused"
+                ),
             )
         elapsed = min(now - self._began, self._duration)
         title = f"{elapsed:.0f} of {self._duration:g} s"
@@ -169,7 +199,9 @@ def _strips(tally: CircuitTally, began: float, now: float, duration: float, widt
 
 
 def _legend() -> Text:
-    states = Text("   ").join(Text.assemble((mark, colour), f" {str(state).replace('_', '-')}") for state, (colour, mark) in LOOKS.items())
+    states = Text("   ").join(
+        Text.assemble((mark, colour), f" {str(state).replace('_', '-')}") for state, (colour, mark) in LOOKS.items()
+    )
     return states
 
 
@@ -177,11 +209,30 @@ def summary(circuits: Mapping[str, CircuitTally], now: float) -> Table:
     """A row a circuit."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("circuit", style="bold")
-    for title in ("ok", "failed", "slow", "ignored", "refused", "fall-\nbacks", "closed", "half-\nopen", "open", "times\nopened", "re-\nopened"):
+    for title in (
+        "ok",
+        "failed",
+        "slow",
+        "ignored",
+        "refused",
+        "fall-\nbacks",
+        "closed",
+        "half-\nopen",
+        "open",
+        "times\nopened",
+        "re-\nopened",
+    ):
         table.add_column(title, justify="right")
     for tally in circuits.values():
         seconds = tally.seconds(now)
-        counts = (tally.calls["success"], tally.calls["failed"], tally.slow, tally.calls["ignored"], tally.rejections.total(), tally.fallbacks)
+        counts = (
+            tally.calls["success"],
+            tally.calls["failed"],
+            tally.slow,
+            tally.calls["ignored"],
+            tally.rejections.total(),
+            tally.fallbacks,
+        )
         times = (f"{seconds[state]:.1f} s" for state in (State.CLOSED, State.HALF_OPEN, State.OPEN))
         table.add_row(tally.name, *map(str, counts), *times, str(tally.opened), str(tally.reopens))
     return table
