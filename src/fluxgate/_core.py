@@ -25,7 +25,7 @@ from ._machine import Lane, Stamp
 from ._record import Record
 from ._rules import Changes, Rules, amend
 from ._teller import Teller
-from ._text import error_text, type_name
+from ._text import clean, error_text, in_words, type_name
 from .errors import CallNotPermittedError
 from .events import (
     CallCancelled,
@@ -151,7 +151,7 @@ class Core(Teller):
                     stamp,
                     started,
                     now,
-                    LastError(type=type_name(value), text=f"judged a failure by {tracker!r}"),
+                    LastError(type=type_name(value), text=clean(f"judged a failure by {in_words(tracker)}")),
                     value,
                 )
                 return

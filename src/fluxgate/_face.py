@@ -24,7 +24,10 @@ from .windows import Window
 
 def _frame() -> int:
     """The frame that runs the ``with`` statement: the caller of the breaker's method that called ours."""
-    return id(sys._getframe(3))  # pyright: ignore[reportPrivateUsage]
+    frame = sys._getframe(3)  # pyright: ignore[reportPrivateUsage]
+    if frame.f_globals.get("__name__") == "contextlib":  # an exit stack enters and leaves on behalf of another frame
+        return id(frame.f_locals.get("self", frame))
+    return id(frame)
 
 
 class Face:
@@ -62,8 +65,13 @@ class Face:
         )
         listeners = _check.several(listeners, "listeners")
         self._core = Core(name, rules, as_clock(clock), as_bus(bus), asynchronous=self._asynchronous)
-        for listener in listeners:
-            self.attach(listener)
+        try:
+            for listener in listeners:
+                self.attach(listener)
+        except BaseException:
+            for subscription in self._core.own:
+                subscription.close()
+            raise
         self._core.bus.register(self, self._core)
         self._core.created()
 
@@ -142,7 +150,7 @@ class Face:
         frame = _frame()
         with core.lock:
             blocks = core.with_blocks
-            # an ExitStack enters from one frame and leaves from another: then it is the last one
+            # left from elsewhere (an exit stack's pop_all, a hand-written call): then it is the last one
             index = next((index for index in reversed(range(len(blocks))) if blocks[index][0] == frame), -1)
             _, stamp, started = blocks.pop(index)
         return stamp, started

@@ -183,7 +183,7 @@ class Machine:
             waited = Verdict(
                 repr(self.rules.retry),
                 True,
-                f"the wait of {self._wait:.1f} s is over",
+                f"the wait of {self._wait:.3g} s is over",
                 self._wait,
                 self._wait,
             )

@@ -31,15 +31,15 @@ def observable() -> list[tuple[str, Any]]:
     A listener class says so by its attribute `automatic`, the name of a purpose: of several for one purpose the first
     by `rank`, then by name, whose library is there is taken.
     """
-    from ._text import logger
+    from ._text import log
     from .errors import MissingExtraError
 
     candidates: list[tuple[int, str, Any]] = []
     for name, point in entry_points().items():
         try:
             factory = point.load()
-        except Exception:
-            logger().exception("listener %r cannot be loaded", name)
+        except Exception as error:
+            log("ERROR", "listener %r cannot be loaded", name, error=error)
             continue
         if getattr(factory, "automatic", None):
             candidates.append((getattr(factory, "rank", 0), name, factory))
@@ -50,6 +50,6 @@ def observable() -> list[tuple[str, Any]]:
                 chosen[factory.automatic] = (name, factory())
             except MissingExtraError:
                 continue
-            except Exception:
-                logger().exception("listener %r cannot be made", name)
+            except Exception as error:
+                log("ERROR", "listener %r cannot be made", name, error=error)
     return list(chosen.values())

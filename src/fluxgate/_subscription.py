@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from contextvars import Context
+from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ._functions import is_async, refuse_coroutine
-from ._tasks import being_cancelled, in_context
-from ._text import logger
+from ._tasks import being_cancelled, in_context, running_loop, spawn, waiting_for
+from ._text import log
 from ._worker import Mailbox, Worker
 from .events import Event, ListenerFailed
 
@@ -23,6 +24,7 @@ Delivery = Literal["inline", "background"]
 Routes = dict[type[Event], tuple["Subscription", ...]]
 
 _CLOSE_WAIT = 1.0
+_numbers = count()
 
 
 class Outlet:
@@ -50,11 +52,22 @@ class Outlet:
             try:
                 result = closing()
                 if hasattr(result, "__await__"):
-                    self.worker.finish(result, _CLOSE_WAIT)
-            except Exception:
-                logger().exception("closing listener %s failed", self.name)
+                    self._finish(result)
+            except Exception as error:
+                log("ERROR", "closing listener %s failed", self.name, error=error)
         if self._worker is not None:
             self._worker.stop()
+
+    def _finish(self, work: Any) -> None:
+        loop = running_loop()
+        if self._worker is not None and self._worker.finish(work, _CLOSE_WAIT):
+            return
+        if loop is not None:
+            spawn(loop, waiting_for(work))
+        else:
+            import asyncio
+
+            asyncio.run(waiting_for(work))
 
     def drain_here(self) -> None:
         """See `Worker.drain_here`."""
@@ -82,6 +95,8 @@ class Subscription:
     ) -> None:
         self.outlet = outlet
         self.kinds = kinds
+        self.number = next(_numbers)
+        """Listeners are called in the order in which they were attached."""
         self._bus = bus
         self._patterns = patterns
         self._core = core
@@ -125,6 +140,15 @@ class Subscription:
             time.sleep(0.001)
         self._bus.release(self.outlet)
 
+    def retire(self) -> None:
+        """Its circuit is gone: it ends as soon as what waits for it has been delivered, which nobody waits for."""
+        if self._bus.detach(self) and (self._box is None or self._box.at_rest_or_later(self._end)):
+            self._end()
+
+    def _end(self) -> None:
+        self._active = False
+        self._bus.release(self.outlet)
+
     def __enter__(self) -> Self:
         return self
 
@@ -143,7 +167,7 @@ class Subscription:
         """Whether the circuit's own task must await the listener."""
         return core.asynchronous and self.outlet.is_async and not self._background
 
-    def take(self, event: Event, context: Context | None, core: "Teller") -> None:
+    def take(self, event: Event, context: Context, core: "Teller") -> None:
         """Call the listener, or queue for it."""
         if not self._background and not self.outlet.is_async:
             self._call(event, context, core)
@@ -156,14 +180,13 @@ class Subscription:
                 self._box = Mailbox(self, self.outlet.worker, self._queue_size)
             return self._box
 
-    def _call(self, event: Event, context: Context | None, core: "Teller") -> None:
+    def _call(self, event: Event, context: Context, core: "Teller") -> None:
         # Announced before `_active` is read, as `close` reads it after clearing `_active`: one sees the other.
         me = get_ident()
         self._busy.append(me)
         try:
             if self._active:
-                listener = self.outlet.listener
-                result = listener(event) if context is None else context.run(listener, event)
+                result = context.run(self.outlet.listener, event)
                 if result is not None:
                     refuse_coroutine(result, "listener")
         except (KeyboardInterrupt, SystemExit):
@@ -173,14 +196,13 @@ class Subscription:
         finally:
             self._busy.remove(me)
 
-    async def take_async(self, event: Event, context: Context | None, core: "Teller") -> None:
+    async def take_async(self, event: Event, context: Context, core: "Teller") -> None:
         """Await the listener."""
         me = get_ident()
         self._busy.append(me)
         try:
             if self._active:
-                work = self.outlet.listener(event)
-                await (work if context is None else in_context(work, context))
+                await in_context(self.outlet.listener(event), context)
         except BaseException as error:
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or being_cancelled():
                 raise
@@ -208,3 +230,4 @@ class Subscription:
         # a failure over the news of a failure is not news again, or two broken listeners would never end
         tell = not isinstance(event, ListenerFailed)
         core.report("listener", self.outlet.name, error, self.outlet.failures, tell=tell)
+        error.__traceback__ = None  # it ends here: raised again it must not grow, nor hold the listener's frames

@@ -43,3 +43,8 @@ async def in_context(work: Any, context: Any) -> None:
         await work
     else:
         await loop.create_task(work, context=context)
+
+
+async def waiting_for(work: Any) -> None:
+    """Any awaitable as a coroutine."""
+    await work

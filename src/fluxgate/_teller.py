@@ -7,7 +7,7 @@ the order holds.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Generator
+from collections.abc import Coroutine, Generator, Iterator
 from contextlib import closing
 from contextvars import Context, copy_context
 from threading import RLock, get_ident
@@ -17,7 +17,7 @@ from ._clock import CarefulClock, Clock
 from ._machine import Change, Fault, Machine
 from ._rules import Rules
 from ._tasks import running_loop, shielded, spawn
-from ._text import error_text, in_words, logger, type_name
+from ._text import error_text, in_words, log, type_name
 from .events import (
     CircuitCreated,
     CircuitRetired,
@@ -32,18 +32,20 @@ if TYPE_CHECKING:
     from ._subscription import Routes, Subscription
     from .bus import Bus
 
+    _Letter = tuple[Any, Context, Iterator[Subscription]]
+
 
 class Teller:
     """The telling half of a circuit's core."""
 
     __slots__ = (
+        "_claim",
         "_faults",
         "_sequence",
         "asynchronous",
         "bus",
         "careful",
         "clock",
-        "delivering",
         "lock",
         "machine",
         "name",
@@ -64,9 +66,9 @@ class Teller:
         self.machine = Machine(rules, clock.time())
         self.routes: Routes = {}
         self.own: tuple[Subscription, ...] = ()
-        self.outbox: deque[tuple[Event | Fault, Context | None]] | tuple[()] = ()
+        self.outbox: deque[_Letter] | tuple[()] = ()
         """What is still to be told; true where `deliver` has something to do."""
-        self.delivering = 0  # the thread that delivers
+        self._claim: _Claim | None = None
         self._sequence = 0
         self._faults: dict[str, int] | None = None
 
@@ -86,8 +88,8 @@ class Teller:
             item.__class__ = kind
         if isinstance(self.outbox, tuple):
             self.outbox = deque()
-        # Whoever is delivering will tell this too: for him the context of the call comes along.
-        self.outbox.append((item, copy_context() if self.delivering else None))
+        # Whoever delivers may be another thread or task: the context of the call comes along.
+        self.outbox.append((item, copy_context(), iter(self.routes.get(kind, ()) if kind else ())))
 
     def publish(self, kind: type[Event], wall: float, **fields: Any) -> None:
         if kind in self.routes:
@@ -133,33 +135,29 @@ class Teller:
         self.deliver_soon()
 
     def retire(self) -> None:
-        """Tell that the circuit is gone."""
+        """Tell that the circuit is gone; its own listeners go when they have been told."""
         self.tell(CircuitRetired)
+        if self.own:
+            with self.lock:
+                self.push(_FAREWELL)
         self.deliver_soon()
 
     # -- delivery -------------------------------------------------------------------------------------------------
 
-    def deliver(self) -> Awaitable[None] | None:
+    def deliver(self) -> Coroutine[Any, Any, None] | None:
         """Tell what is in the outbox; what is returned must be awaited (an asynchronous circuit's alone does).
 
         Where another thread or task is delivering already, it tells this too, so nobody waits for anybody's listeners.
         """
         if self.bus.graveyard:
             self.bus.bury()
-        # Peeked at without the lock: whoever delivers looks into the outbox once more before giving up.
-        if self.delivering or not self.outbox or not self._claim():
-            return None
-        steps = self._steps()
-        for step in steps:
-            return self._drive(step, steps)
+        claim = self._take_claim() if self.outbox else None
+        if claim is not None:
+            steps = self._steps(claim)
+            for step in steps:
+                claim.loop = running_loop()
+                return self._drive(step, steps)
         return None
-
-    def _claim(self) -> bool:
-        with self.lock:
-            if self.delivering:
-                return False
-            self.delivering = get_ident()
-            return True
 
     async def deliver_async(self) -> None:
         """As `deliver`; the cancellation of the caller does not cut a listener short."""
@@ -171,41 +169,64 @@ class Teller:
         """As `deliver`, where nothing can be awaited: the event loop, or else the circuit's next call, sees to it."""
         if not self.outbox:
             return
-        loop = running_loop()
-        if loop is None and any(each.needs_await(self) for route in self.routes.values() for each in route):
+        if not any(each.needs_await(self) for route in self.routes.values() for each in route):
+            self.deliver()
             return
-        later = self.deliver()
-        if later is not None:
-            spawn(loop, later)
+        loop = running_loop()
+        if loop is not None:
+            spawn(loop, self.deliver_async())
 
-    def _steps(self) -> Generator["tuple[Subscription, Event, Context | None]", None, None]:
+    def _take_claim(self) -> "_Claim | None":
+        # Peeked at without the lock: whoever holds the claim looks into the outbox once more before giving it up.
+        if self._claim is not None and not self._claim.is_void:
+            return None
+        with self.lock:
+            if self._claim is None or self._claim.is_void:
+                self._claim = _Claim()
+                return self._claim
+            return None
+
+    def _steps(self, claim: "_Claim") -> Generator["tuple[Subscription, Event, Context]", None, None]:
+        """Deliver, but for the listeners that must be awaited: those are given out.
+
+        A letter leaves the outbox when all have had it, so that one who takes over from an interrupted delivery goes
+        on with the next listener.
+        """
         interrupt: BaseException | None = None
         try:
-            while (item := self._next()) is not None:
-                event, context = item
-                if isinstance(event, Fault):
-                    self._report(event)
-                    continue
-                for subscription in self.routes.get(type(event), ()):
+            while (letter := self._first(claim)) is not None:
+                item, context, receivers = letter
+                if isinstance(item, Fault):
+                    self._report(item)
+                elif item is _FAREWELL:
+                    for subscription in self.own:
+                        subscription.retire()
+                for subscription in receivers:
                     if subscription.needs_await(self):
-                        yield subscription, event, context
+                        yield subscription, letter[0], context
                         continue
                     try:
-                        subscription.take(event, context, self)
+                        subscription.take(letter[0], context, self)
                     except (KeyboardInterrupt, SystemExit) as error:
                         interrupt = error  # the program's, not the listener's: it goes on when all has been told
+                if self.outbox and self.outbox[0] is letter:
+                    self.outbox.popleft()
         except BaseException:
-            self.delivering = 0  # closed half-way, as its event loop ended: the next call takes over
+            with self.lock:  # interrupted, or closed as its event loop ended: the next call takes over
+                if self._claim is claim:
+                    self._claim = None
             raise
         if interrupt is not None:
             raise interrupt
 
-    def _next(self) -> "tuple[Event | Fault, Context | None] | None":
+    def _first(self, claim: "_Claim") -> "_Letter | None":
         with self.lock:
-            if isinstance(self.outbox, tuple) or not self.outbox:
-                self.delivering = 0
+            if self._claim is not claim:
                 return None
-            return self.outbox.popleft()
+            if not self.outbox:
+                self._claim = None
+                return None
+            return self.outbox[0]
 
     async def _drive(self, step: Any, steps: Generator[Any, None, None]) -> None:
         with closing(steps):
@@ -225,13 +246,38 @@ class Teller:
         """Something plugged in has failed, for the time `seen`: the first is logged, each is told."""
         if seen == 1:
             text = "%s %s of circuit %r failed; from now on its failures are counted, not logged"
-            logger().error(text, role, what, self.name, exc_info=error)
+            log("ERROR", text, role, what, self.name, error=error)
         if tell:
             text = error_text(error)
             self.tell(ListenerFailed, listener=what, role=role, error_type=type_name(error), error=text, count=seen)
 
     def after_fork(self) -> None:
-        """In the child: the other threads are gone, and what they had to tell is told by the parent."""
-        if self.delivering != get_ident():
-            self.delivering = 0
-        self.outbox = ()
+        """In the child: the other threads are gone, and what was to be told is told by the parent."""
+        if self._claim is not None and self._claim.thread != get_ident():
+            self._claim = None
+        while self.outbox:
+            _, _, receivers = self.outbox.popleft()
+            for _ in receivers:  # also those that the thread which forked has not come to
+                pass
+
+
+class _Claim:
+    """Held by whoever delivers."""
+
+    __slots__ = ("loop", "thread")
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+        self.loop: Any = None
+
+    @property
+    def is_void(self) -> bool:
+        """Whether its event loop was closed before it came to an end."""
+        return self.loop is not None and self.loop.is_closed()
+
+
+class _Farewell:
+    """The last thing in the outbox of a retired circuit."""
+
+
+_FAREWELL: Any = _Farewell()

@@ -28,13 +28,19 @@ def make(_func, _core, _clock):
         _stamp = _core.lane
         if _stamp is None:
             _stamp = _core.admit()
-            if _core.outbox:
-                {deliver}
             if _stamp.__class__ is CallNotPermittedError:
                 try:
+                    if _core.outbox:
+                        {deliver}
                     raise _stamp
                 finally:
                     del _stamp  # the error's traceback holds this frame
+            if _core.outbox:
+                try:
+                    {deliver}
+                except BaseException:
+                    _core.abandoned(_stamp, _clock.monotonic())  # interrupted before it began
+                    raise
         _started = _clock.monotonic()
         try:
             {run}

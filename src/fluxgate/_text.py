@@ -47,24 +47,29 @@ class Redactor:
             return text
         try:
             return str(self._function(text))
-        except Exception:
+        except Exception as error:
             # what could not be checked for secrets must not be shown
             if not self._failed:
                 self._failed = True
-                logger().exception(
-                    "the function given to fluxgate.redact failed; error texts are withheld until it is replaced"
-                )
+                text = "the function given to fluxgate.redact failed; error texts are withheld until it is replaced"
+                log("ERROR", text, error=error)
             return "(withheld: the redacting function failed)"
 
 
 redact = Redactor()
 
 
-def logger() -> Any:
-    """The engine's logger; imported late, since most programs that import Fluxgate never hear from it."""
+def log(level: str, text: str, *args: object, error: BaseException | None = None) -> None:
+    """Write to the engine's logger, ``fluxgate``, which cannot hurt a call either.
+
+    `logging` is imported late, since most programs that import Fluxgate never hear from it.
+    """
     import logging
 
-    return logging.getLogger("fluxgate")
+    try:
+        logging.getLogger("fluxgate").log(getattr(logging, level), text, *args, exc_info=error)
+    except Exception:  # a handler of the program's failed: there is nobody left to tell
+        pass
 
 
 def type_name(value: object) -> str:

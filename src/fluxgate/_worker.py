@@ -3,10 +3,12 @@
 import sys
 import time
 from collections import deque
-from contextvars import Context, copy_context
+from collections.abc import Callable
+from contextvars import Context
 from threading import Condition, Thread, current_thread
 from typing import TYPE_CHECKING, Any
 
+from ._tasks import spawn, waiting_for
 from .events import Event, EventsDropped
 
 if TYPE_CHECKING:
@@ -29,15 +31,16 @@ class Mailbox:
         self._dropped = 0
         self._last_drop: Teller | None = None
         self._reported_at = -_REPORT_EVERY
+        self._then: Callable[[], None] | None = None
 
-    def put(self, event: Event, context: Context | None, core: "Teller") -> None:
+    def put(self, event: Event, context: Context, core: "Teller") -> None:
         """Queue an event; never waits."""
         with self._changed:
             if len(self._waiting) >= self._size:
                 self._waiting.popleft()
                 self._dropped += 1
                 self._last_drop = core
-            self._waiting.append((event, copy_context() if context is None else context, core))
+            self._waiting.append((event, context, core))
             schedule, self._scheduled = not self._scheduled, True
         if schedule:
             self._worker.schedule(self)
@@ -61,7 +64,17 @@ class Mailbox:
                 return self._waiting.popleft()
             self._scheduled = False
             self._changed.notify_all()
-            return None
+            then, self._then = self._then, None
+        if then is not None:
+            then()
+        return None
+
+    def at_rest_or_later(self, then: Callable[[], None]) -> bool:
+        """Whether nothing waits; if something does, `then` is called when it has been handed over."""
+        with self._changed:
+            if self._scheduled:
+                self._then = then
+            return not self._scheduled
 
     def wait_until_empty(self, deadline: float) -> bool:
         """Wait until all has been handed over, or the monotonic deadline; whether it has."""
@@ -113,14 +126,17 @@ class Worker:
         if self._thread is not None:
             self._rouse()
 
-    def finish(self, work: Any, timeout: float) -> None:
-        """Run a coroutine in the listener's own loop (its connections live there), or in a new one if it had none."""
-        import asyncio
-
-        if self._loop is None or self._loop.is_closed() or self.is_current:
-            asyncio.run(work)
+    def finish(self, work: Any, timeout: float) -> bool:
+        """Run a last awaitable in the listener's own loop, where its connections live; whether there is one."""
+        if self._loop is None or self._loop.is_closed() or self._stopping:
+            return False
+        if self.is_current:
+            spawn(self._loop, waiting_for(work))
         else:
-            asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+            import asyncio
+
+            asyncio.run_coroutine_threadsafe(waiting_for(work), self._loop).result(timeout)
+        return True
 
     def reset(self) -> None:
         """In a forked child: the thread is gone; the next event starts another."""

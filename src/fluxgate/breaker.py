@@ -120,7 +120,7 @@ class CircuitBreaker(Face):
             return run_fallback(error)
 
     def _fallback(self, fallback: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
-        _check.function(_check.instance(fallback, "fallback", "a function"), "fallback")
+        _check.function(fallback, "fallback")
         if kind_of(fallback) != "function":
             got = f"{kind_of(fallback)} {_check.title(fallback)}"
             raise TypeError(f"CircuitBreaker needs a plain function as fallback, got the {got}")
@@ -164,13 +164,19 @@ class CircuitBreaker(Face):
         return False
 
     def _admit(self) -> Stamp:
-        stamp = self._core.admit()
-        self._core.deliver()
+        core = self._core
+        stamp = core.admit()
         if isinstance(stamp, CallNotPermittedError):
             try:
+                core.deliver()
                 raise stamp
             finally:
                 del stamp
+        try:
+            core.deliver()
+        except BaseException:
+            core.abandoned(stamp, core.clock.monotonic())
+            raise
         return stamp
 
     def reset(self) -> None:
@@ -306,7 +312,7 @@ class AsyncCircuitBreaker(Face):
             return await run_fallback(error)
 
     def _fallback(self, fallback: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
-        _check.function(_check.instance(fallback, "fallback", "a function"), "fallback")
+        _check.function(fallback, "fallback")
         if "generator" in kind_of(fallback):
             raise TypeError(f"a fallback returns its answer, got the {kind_of(fallback)} {_check.title(fallback)}")
         core = self._core
@@ -344,13 +350,19 @@ class AsyncCircuitBreaker(Face):
         return False
 
     async def _admit(self) -> Stamp:
-        stamp = self._core.admit()
-        await self._core.deliver_async()
+        core = self._core
+        stamp = core.admit()
         if isinstance(stamp, CallNotPermittedError):
             try:
+                await core.deliver_async()
                 raise stamp
             finally:
                 del stamp
+        try:
+            await core.deliver_async()
+        except BaseException:
+            core.abandoned(stamp, core.clock.monotonic())
+            raise
         return stamp
 
     async def reset(self) -> None:

@@ -6,13 +6,14 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
+from operator import attrgetter
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from . import _check
 from ._plugins import observable
 from ._subscription import Delivery, Listener, Outlet, Routes, Subscription
-from ._text import logger
+from ._text import log
 from .events import Event, StateChanged, concrete
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Bus:
         self.lock = RLock()
         self.graveyard: deque[_Reference] = deque()
         """Circuits that nobody references any more. A finalizer may only append here; `bury` does the work."""
+        self._burying = False
         self._circuits: set[_Reference] = set()
         self._subscriptions: tuple[Subscription, ...] = ()
         self._own: weakref.WeakSet[Subscription] = weakref.WeakSet()
@@ -68,14 +70,17 @@ class Bus:
             self._circuits.difference_update(mine)
         if mine:
             core.retire()
-            for subscription in core.own:
-                subscription.close()
             core.rewire({})
 
     def bury(self) -> None:
         """Retire the circuits that were garbage-collected since the last time."""
-        while self.graveyard:
-            self.retire(self.graveyard.popleft().core)
+        if not self._burying:  # telling of one retirement must not begin with the next, or ten thousand would nest
+            self._burying = True
+            try:
+                while self.graveyard:
+                    self.retire(self.graveyard.popleft().core)
+            finally:
+                self._burying = False
 
     # -- listeners ------------------------------------------------------------------------------------------------
 
@@ -103,7 +108,9 @@ class Bus:
         Raises:
             TypeError, ValueError: An argument is not what it must be.
         """
-        patterns = (circuits,) if isinstance(circuits, str) else tuple(circuits)
+        patterns = (circuits,) if isinstance(circuits, str) else _check.several(circuits, "circuits")
+        if not patterns:
+            raise ValueError(f"circuits must be a pattern or several, got {_check.got(circuits)}")
         for pattern in patterns:
             _check.name(pattern, "circuits")
         return self._attach(listener, event_types, patterns, None, delivery, queue_size)
@@ -132,7 +139,7 @@ class Bus:
         if delivery not in ("inline", "background"):
             raise ValueError(f"delivery must be 'inline' or 'background', got {_check.got(delivery)}")
         _check.whole(queue_size, "queue_size")
-        kinds = concrete(event_types or getattr(listener, "events", (StateChanged,)))
+        kinds = concrete(event_types or _check.several(getattr(listener, "events", (StateChanged,)), "listener.events"))
         if not kinds:
             raise ValueError(f"listener {listener!r} asks for no events")
         with self.lock:
@@ -176,7 +183,8 @@ class Bus:
     def _rewire(self, core: "Core | None") -> None:
         self._routes.clear()
         for each in [core] if core is not None else [reference.core for reference in list(self._circuits)]:
-            subscriptions = tuple(sub for sub in self._subscriptions if sub.matches(each.name)) + each.own
+            concerned = [sub for sub in self._subscriptions if sub.matches(each.name)]
+            subscriptions = tuple(sorted((*concerned, *each.own), key=attrgetter("number")))
             each.rewire(self._route(subscriptions))
 
     def _route(self, subscriptions: tuple[Subscription, ...]) -> Routes:
@@ -199,7 +207,8 @@ class Bus:
             if not any(subscription.active for subscription in self._observed):
                 found = observable()
                 self._observed = tuple(self.attach(listener) for _, listener in found)
-                logger().info("observing circuits with: %s", ", ".join(name for name, _ in found) or "no listener")
+                names = ", ".join(name for name, _ in found)
+                log("INFO", "observing circuits with: %s", names or "no listener")
             return self._observed
 
     # -- waiting and ending ---------------------------------------------------------------------------------------

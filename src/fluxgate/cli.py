@@ -23,6 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.version:
+        from importlib.metadata import version
+
+        print(f"fluxgate {version('fluxgate')}")
+        return 0
+    if arguments.run is None:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         return int(arguments.run(arguments))
     except MissingExtraError as error:
@@ -38,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         description="A circuit breaker that explains itself.",
         epilog="'fluxgate COMMAND --help' says more about a command.",
     )
-    parser.add_argument("--version", action="store_const", dest="run", const=_version, help="print the version")
-    parser.set_defaults(run=lambda _: _usage(parser))
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     demo = commands.add_parser(
@@ -86,18 +94,6 @@ def _new_file(path: str) -> TextIO:
         return open(path, "w", encoding="utf-8")
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _usage(parser: argparse.ArgumentParser) -> int:
-    parser.print_help(sys.stderr)
-    return 2
-
-
-def _version(_: argparse.Namespace) -> int:
-    from importlib.metadata import version
-
-    print(f"fluxgate {version('fluxgate')}")
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -176,9 +176,13 @@ def _seconds(asked: Any, wall: float) -> float | None:
             asked = float(asked)
         except ValueError:
             return _until(asked, wall)
-    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or math.isnan(asked):
+    if isinstance(asked, bool) or not isinstance(asked, (int, float)):
         return None
-    return float(asked)
+    try:
+        seconds = float(asked)
+    except OverflowError:
+        seconds = math.inf if asked > 0 else -math.inf
+    return None if math.isnan(seconds) else seconds
 
 
 def _until(http_date: str, wall: float) -> float | None:

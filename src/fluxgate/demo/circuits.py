@@ -21,7 +21,7 @@ from .. import (
     permits,
 )
 
-SLOW_FROM = 0.2
+SLOW_FROM = 0.5
 """Seconds from which a call is slow."""
 
 
@@ -64,7 +64,7 @@ def make_circuits(duration: float, **common: Any) -> Circuits:
         search=AsyncCircuitBreaker(
             "search",
             window=CountWindow(16),
-            tripper=MinRequests(8) & (SlowRate(0.5) | AvgLatency(0.15)),
+            tripper=MinRequests(8) & (SlowRate(0.5) | AvgLatency(0.5)),
             retry=Cooldown(duration * 0.07, jitter_ratio=0.2),
             permit=permits.All(),
             max_half_open_calls=4,

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,23 @@ import httpx
 
 from .. import AsyncCircuitBreaker, CallNotPermittedError, CircuitBreaker
 
-# For the proxy that the environment may name, loopback is somewhere else.
-_OPTIONS: dict[str, Any] = {"timeout": 5.0, "trust_env": False}
+_OPTIONS: dict[str, Any] = {
+    "timeout": 5.0,
+    "trust_env": False,  # for the proxy that the environment may name, loopback is somewhere else
+    "verify": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # plain HTTP: certificates would take long to load, for nothing
+}
 _EXPECTED = (httpx.HTTPError, CallNotPermittedError)
+
+
+def warm_up(url: str) -> None:
+    """Call once with each kind of client: the first call loads code, and the script is not to wait for that."""
+
+    async def once() -> None:
+        async with httpx.AsyncClient(base_url=url, **_OPTIONS) as client:
+            await client.get("/")
+
+    asyncio.run(once())
+    httpx.get(url, **_OPTIONS)
 
 
 def customers(url: str, payments: CircuitBreaker, stop: Event, *, threads: int = 4) -> Counter[str]:
@@ -28,7 +43,7 @@ def customers(url: str, payments: CircuitBreaker, stop: Event, *, threads: int =
                 pay(issued)
             except _EXPECTED:
                 pass  # an error page, in a shop
-            stop.wait(_pause(0.05))
+            stop.wait(_pause(0.08))
         return issued
 
     with httpx.Client(base_url=url, **_OPTIONS) as client, ThreadPoolExecutor(threads) as pool:
@@ -72,8 +87,8 @@ async def _visitors(url: str, inventory: AsyncCircuitBreaker, search: AsyncCircu
                     pass
                 await asyncio.sleep(_pause(pause))
 
-        stock = [keep("inventory", look_up_stock, 0.05) for _ in range(5)]
-        searches = [keep("search", lambda: search.call(find), 0.08) for _ in range(8)]
+        stock = [keep("inventory", look_up_stock, 0.08) for _ in range(4)]
+        searches = [keep("search", lambda: search.call(find), 0.15) for _ in range(8)]
         await asyncio.gather(*stock, *searches)
     return issued
 

@@ -3,25 +3,17 @@
 import logging
 from typing import Any, TextIO
 
-from ..errors import MissingExtraError
-from ..listeners.log import LogListener
-from ..listeners.structlog import StructlogListener
+from .._plugins import load
+from ..errors import MissingExtraError, import_extra
 
 
-def log_listener(sink: TextIO) -> LogListener | StructlogListener:
-    """One JSON line an event by structlog, or key=value lines by `logging` where structlog is not installed."""
+def log_listener(sink: TextIO) -> Any:
+    """One JSON line an event by structlog, or logfmt by `logging` where structlog is not installed."""
     try:
-        return StructlogListener(_structlog_logger(sink))
+        structlog = import_extra("structlog", wanted_by="the demo's log", package="structlog", extra="demo")
     except MissingExtraError:
-        return LogListener(_logger(sink))
-
-
-def _structlog_logger(sink: TextIO) -> Any:
-    try:
-        import structlog
-    except ModuleNotFoundError:
-        return None  # the listener says it better
-    return structlog.wrap_logger(
+        return load("log")(_plain_logger(sink))
+    logger = structlog.wrap_logger(
         structlog.WriteLogger(sink),
         processors=[
             structlog.processors.add_log_level,
@@ -30,13 +22,14 @@ def _structlog_logger(sink: TextIO) -> Any:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
+    return load("structlog")(logger)
 
 
-def _logger(sink: TextIO) -> logging.Logger:
-    logger = logging.getLogger("fluxgate.demo")
+def _plain_logger(sink: TextIO) -> logging.Logger:
     handler = logging.StreamHandler(sink)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.handlers = [handler]  # this run's
+    logger = logging.getLogger("fluxgate.demo")
+    logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
     return logger

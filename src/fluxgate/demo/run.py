@@ -5,7 +5,7 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
@@ -14,15 +14,15 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from .. import Bus
-from .circuits import make_circuits
-from .clients import customers, visitors
+from .circuits import Circuits, make_circuits
+from .clients import customers, visitors, warm_up
 from .logs import log_listener
 from .service import SCRIPT, Service
 from .show import Show
 from .tally import CircuitTally, Tally
 
 _TICK = 0.1
-_GRACE = 0.5  # as a share of the run: how much longer it may last for a circuit that is not closed yet
+_GRACE = 5.0  # seconds: how much longer a run may take for a circuit that is not closed yet
 
 
 class SteadyClock:
@@ -45,66 +45,78 @@ def run(duration: float, *, as_json: bool, log: TextIO | None) -> int:
     clock, bus, tally = SteadyClock(), Bus(), Tally()
     lines = io.StringIO() if log is None else log
     began = clock.time()
+
+    def progress() -> float:
+        return (clock.time() - began) / duration
+
     with (
         _noted(signal.SIGINT, signal.SIGTERM) as signals,
-        Service(lambda: (clock.time() - began) / duration) as service,
+        Service(progress) as service,
         bus.attach(tally),
         bus.attach(log_listener(lines)),
     ):
+        warm_up(service.url)
+        began = clock.time()
         circuits = make_circuits(duration, bus=bus, clock=clock)
         show = Show(Console(stderr=as_json), tally.circuits, began, duration)
-        with bus.attach(show), show, ThreadPoolExecutor() as pool:
+        with bus.attach(show), show:
             show.begin(service.url)
-            stop = Event()
-            traffic = [
-                pool.submit(customers, service.url, circuits.payments, stop),
-                pool.submit(visitors, service.url, circuits.inventory, circuits.search, stop),
-            ]
-            try:
-                while not (signals or is_over(clock.time() - began, duration, tally.circuits.values())):
-                    time.sleep(_TICK)
-                    show.refresh(clock.time())
-                    if any(each.done() for each in traffic):
-                        break  # by an error of its own, which `result` raises
-            finally:
-                stop.set()
-            issued = sum((each.result() for each in traffic), Counter[str]())
+            issued = _call_until(
+                lambda: bool(signals) or is_over(clock.time() - began, duration, tally.circuits.values()),
+                lambda: show.refresh(clock.time()),
+                service.url,
+                circuits,
+            )
             ended = clock.time()
             show.refresh(ended)
-    faults = shortcomings(tally.circuits.values())
-    show.end(ended, issued, service.served, faults, interrupted=bool(signals))
-    if isinstance(lines, io.StringIO):
-        show.quote(lines.getvalue())
+    missed = shortcomings(tally.circuits.values())
+    stopped = f"stopped by {signal.Signals(signals[0]).name} after {ended - began:.1f} s" if signals else None
+    show.end(ended, issued.total(), service.served.total(), lines.getvalue() if isinstance(lines, io.StringIO) else "")
+    show.verdict(missed, stopped=stopped)
     if as_json:
         document = {
-            "ok": not faults and not signals,
-            "interrupted": bool(signals),
-            "shortcomings": faults,
+            "ok": not missed and not stopped,
+            "problems": [stopped] if stopped else missed,
             "duration": duration,
             "elapsed": round(ended - began, 3),
             "circuits": {
-                name: {
-                    "issued": issued[name],
-                    "served": service.served[name],
-                    **each.to_dict(ended),
-                    "faults": [
-                        {"from": phase.begin * duration, "to": phase.end * duration, "fault": phase.fault.value}
-                        for phase in SCRIPT[name]
-                    ],
-                }
-                for name, each in tally.circuits.items()
+                name: {"issued": issued[name], "served": service.served[name], **circuit.to_dict(ended)}
+                for name, circuit in tally.circuits.items()
+            },
+            "faults": {
+                name: [
+                    {"from": phase.begin * duration, "to": phase.end * duration, "what": phase.fault.value}
+                    for phase in phases
+                ]
+                for name, phases in SCRIPT.items()
             },
         }
         print(json.dumps(document, indent=2))
-    if signals:
-        return 128 + signals[0]
-    return 1 if faults else 0
+    return 128 + signals[0] if signals else bool(missed)
+
+
+def _call_until(over: Callable[[], bool], tick: Callable[[], None], url: str, circuits: Circuits) -> Counter[str]:
+    """Let the clients call until it is over; how many calls they issued."""
+    stop = Event()
+    with ThreadPoolExecutor() as pool:
+        traffic = [
+            pool.submit(customers, url, circuits.payments, stop),
+            pool.submit(visitors, url, circuits.inventory, circuits.search, stop),
+        ]
+        try:
+            # One that is done by itself has failed, and `result` says how.
+            while not over() and not any(each.done() for each in traffic):
+                time.sleep(_TICK)
+                tick()
+        finally:
+            stop.set()
+        return sum((each.result() for each in traffic), Counter[str]())
 
 
 def is_over(elapsed: float, duration: float, circuits: Iterable[CircuitTally]) -> bool:
     """Whether the script is over and each circuit that opened is closed again, or has had its grace."""
     settled = all(circuit.recovered or not circuit.opened for circuit in circuits)
-    return elapsed >= duration * (1 if settled else 1 + _GRACE)
+    return elapsed >= duration + (0 if settled else max(duration / 2, _GRACE))
 
 
 def shortcomings(circuits: Iterable[CircuitTally]) -> list[str]:
@@ -119,7 +131,7 @@ def shortcomings(circuits: Iterable[CircuitTally]) -> list[str]:
 
 
 @contextmanager
-def _noted(*numbers: signal.Signals) -> Iterator[list[int]]:
+def _noted(*numbers: signal.Signals) -> Generator[list[int], None, None]:
     """Signals are noted in the list that this gives, and interrupt nothing."""
     seen: list[int] = []
 

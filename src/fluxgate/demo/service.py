@@ -10,7 +10,7 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-SLOW = 0.4
+SLOW = 1.0
 """Seconds that a slow answer takes."""
 
 
@@ -34,7 +34,7 @@ class Phase(NamedTuple):
 SCRIPT: Mapping[str, tuple[Phase, ...]] = {
     "payments": (Phase(0.15, 0.42, Fault.ERRORS), Phase(0.75, 0.82, Fault.SOME_ERRORS)),
     "inventory": (Phase(0.25, 0.45, Fault.DROPS), Phase(0.70, 0.78, Fault.SOME_ERRORS)),
-    "search": (Phase(0.35, 0.60, Fault.SLOWNESS),),
+    "search": (Phase(0.35, 0.65, Fault.SLOWNESS),),
 }
 # Answers that are the caller's fault, on sick days and healthy ones: the circuits are told to ignore them.
 REFUSALS = {"payments": (12, 402), "search": (15, 404)}
@@ -95,11 +95,12 @@ class Service(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps connections open, as services do
     disable_nagle_algorithm = True
-    server: Service
 
     def do_GET(self) -> None:
+        assert isinstance(self.server, Service)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        status, seconds = self.server.answer(self.path.partition("?")[0].strip("/"))
+        endpoint = self.path.partition("?")[0].strip("/")
+        status, seconds = self.server.answer(endpoint) if endpoint in SCRIPT else (404, 0)
         time.sleep(seconds)
         if status is None:
             self.close_connection = True

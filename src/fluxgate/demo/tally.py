@@ -61,6 +61,11 @@ class CircuitTally:
                 pass
 
     @property
+    def refused(self) -> int:
+        """How many calls it refused."""
+        return self.rejections.total()
+
+    @property
     def state(self) -> State:
         """The state that the last change led to."""
         return self.changes[-1].new_state if self.changes else State.CLOSED
@@ -90,7 +95,7 @@ class CircuitTally:
 
     def seconds(self, until: float) -> dict[State, float]:
         """How long it was in each state."""
-        spent = dict.fromkeys((State.CLOSED, State.OPEN, State.HALF_OPEN), 0.0)
+        spent: dict[State, float] = dict.fromkeys((State.CLOSED, State.OPEN, State.HALF_OPEN), 0.0)
         for state, begin, end in self.spans(until):
             spent[state] += end - begin
         return spent
@@ -105,7 +110,7 @@ class CircuitTally:
             "admitted": self.admitted,
             "calls": dict(self.calls),
             "slow": self.slow,
-            "rejected": self.rejections.total(),
+            "rejected": self.refused,
             "rejections": dict(self.rejections),
             "fallbacks": self.fallbacks,
             "seconds": {str(state): round(spent, 3) for state, spent in self.seconds(until).items()},

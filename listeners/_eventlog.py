@@ -1,0 +1,203 @@
+"""What the log listeners have in common: which events they ask for, at which level each is written, and the floods."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
+from threading import RLock
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+from fluxgate import _check
+from fluxgate.events import (
+    EVENT_TYPES,
+    CallEnded,
+    CallRejected,
+    CallStarted,
+    CircuitRetired,
+    Event,
+    FallbackUsed,
+    ListenerFailed,
+    StateChanged,
+    concrete,
+)
+from fluxgate.state import State
+
+from ._render import fields, trace_ids
+from .names import LOG_LEVELS, REJECTED, SUPPRESSED, log_name, log_names
+
+LevelMap = Mapping[str | type[Event], int | str]
+"""Levels by the name of a log event (``"circuit_opened"``) or by event type; a level is a number or a name."""
+
+_FREQUENT = concrete((CallStarted, CallEnded, CallRejected, FallbackUsed))  # as often as there are calls
+_REFUSING = frozenset((State.OPEN, State.HALF_OPEN, State.FORCED_OPEN))
+
+
+class EventLog(ABC):
+    """Base of the log listeners. A subclass says whether a level is on, and writes."""
+
+    automatic: ClassVar[str] = "log"
+    """Of those with this purpose, `fluxgate.observe` attaches the one of the lowest `rank` that can be built."""
+    rank: ClassVar[int] = 0
+
+    def __init__(self, level_map: LevelMap | None, interval: float, known_levels: Mapping[str, int]) -> None:
+        self._levels = dict(LOG_LEVELS)
+        if level_map is not None:
+            self._levels |= _overrides(level_map, known_levels)
+        self._floods = Floods(_check.number(interval, "interval", at_least=0))
+
+    @property
+    def events(self) -> tuple[type[Event], ...]:
+        """The types that it asks for when it is attached: of calls those alone whose level is on at that moment."""
+        return tuple(
+            kind
+            for kind in EVENT_TYPES
+            if kind not in _FREQUENT or any(self._enabled(self._levels[name]) for name in log_names(kind))
+        )
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, CallRejected):
+            self._tell_flood(event, CallRejected)
+        elif isinstance(event, ListenerFailed):
+            self._tell_flood(event, (event.role, event.listener))
+        else:
+            if isinstance(event, (StateChanged, CircuitRetired)):
+                # Up to date before the line that ends what was going on.
+                over = isinstance(event, CircuitRetired) or event.new_state not in _REFUSING
+                self._tell_held(self._floods.release(event.circuit_name, event.timestamp, forget=over))
+            self._tell(event)
+
+    def close(self) -> None:
+        """Write what is outstanding; the bus calls it when the listener is detached, and at the program's end."""
+        self._tell_held(self._floods.release_all())
+
+    def _tell_flood(self, event: Event, flood: Hashable) -> None:
+        if self._enabled(self._levels[log_name(event)]):
+            held = self._floods.hold(event, flood)
+            if held is not None:
+                self._tell(event, stands_for=held + 1, held=held)
+
+    def _tell_held(self, outstanding: "list[tuple[Event, int]]") -> None:
+        for event, held in outstanding:
+            # Not traced: the current span is another call's.
+            self._tell(event, stands_for=held, held=held, traced=False)
+
+    def _tell(self, event: Event, *, stands_for: int = 1, held: int | None = None, traced: bool = True) -> None:
+        name = log_name(event)
+        level = self._levels[name]
+        if not self._enabled(level):
+            return
+        line = fields(event)
+        if isinstance(event, CallRejected):
+            line[REJECTED] = stands_for
+        if held is not None:
+            line[SUPPRESSED] = held
+        if traced:
+            line |= trace_ids()
+        self._write(level, name, line)
+
+    @abstractmethod
+    def _enabled(self, level: int) -> bool:
+        """Whether what is written at this level is wanted."""
+
+    @abstractmethod
+    def _write(self, level: int, name: str, line: dict[str, Any]) -> None:
+        """Write one line: its name and its key-value pairs."""
+
+
+def _overrides(level_map: LevelMap, known: Mapping[str, int]) -> dict[str, int]:
+    if not isinstance(level_map, Mapping):
+        raise TypeError(f"level_map must be a mapping from event to level, got {_check.got(level_map)}")
+    named = [(_names(key), _level(level, known, key)) for key, level in level_map.items()]
+    # The more an entry stands for the earlier it is applied: a name wins over its type, a type over its base.
+    return {name: level for names, level in sorted(named, key=lambda each: -len(each[0])) for name in names}
+
+
+def _names(key: Any) -> tuple[str, ...]:
+    if isinstance(key, type):
+        concrete((key,))
+        return log_names(key)
+    if not isinstance(key, str):
+        raise TypeError(f"level_map: an event is a name or an event type, got {_check.got(key)}")
+    if key not in LOG_LEVELS:
+        raise ValueError(f"level_map: unknown event {_check.got(key)}; there are: {', '.join(LOG_LEVELS)}")
+    return (key,)
+
+
+def _level(level: Any, known: Mapping[str, int], key: Any) -> int:
+    if isinstance(level, bool) or not isinstance(level, (int, str)):
+        raise TypeError(f"level_map: a level is a number or a name, got {_check.got(level)} for {key!r}")
+    number = known.get(level.upper()) if isinstance(level, str) else level
+    if number is None or number not in known.values():
+        there_are = ", ".join(f"{name} ({number})" for name, number in known.items())
+        raise ValueError(f"level_map: unknown level {_check.got(level)} for {key!r}; there are: {there_are}")
+    return number
+
+
+class _Flood:
+    __slots__ = ("held", "last", "told_at")
+
+    def __init__(self, event: Event) -> None:
+        self.told_at = event.timestamp
+        self.held = 0
+        self.last = event
+
+
+class Floods:
+    """What may come with every call: the first is told at once, then one an `interval`, and how many were held back.
+
+    Time is that of the events, so that it passes as it does for their circuit. No timer runs: what is outstanding is
+    told with the next of its kind, or when somebody calls `release`.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self.reset()
+        _all_floods.add(self)
+
+    def reset(self) -> None:
+        """Forget everything: a forked child leaves it to its parent, whose threads may have held the lock."""
+        self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
+        self._circuits: dict[str, dict[Hashable, _Flood]] = {}
+
+    def hold(self, event: Event, kind: Hashable) -> int | None:
+        """How many of this kind were held back before this one is told; ``None`` to hold this one back too."""
+        with self._lock:
+            floods = self._circuits.setdefault(event.circuit_name, {})
+            flood = floods.get(kind)
+            # A wall clock may be set back: that ends the interval rather than prolonging it by hours.
+            if flood is not None and 0 <= event.timestamp - flood.told_at < self._interval:
+                flood.held += 1
+                flood.last = event
+                return None
+            floods[kind] = _Flood(event)
+            return 0 if flood is None else flood.held
+
+    def release(self, circuit_name: str, now: float, *, forget: bool) -> list[tuple[Event, int]]:
+        """Of this circuit the last of each kind that was held back, and how many were."""
+        with self._lock:
+            floods = self._circuits.get(circuit_name, {})
+            outstanding = [(flood.last, flood.held) for flood in floods.values() if flood.held]
+            if forget:
+                self._circuits.pop(circuit_name, None)
+            for flood in floods.values():
+                if flood.held:
+                    flood.held, flood.told_at = 0, now
+            return outstanding
+
+    def release_all(self) -> list[tuple[Event, int]]:
+        """The same of every circuit, and forget them."""
+        with self._lock:
+            circuits, self._circuits = self._circuits, {}
+        return [(flood.last, flood.held) for floods in circuits.values() for flood in floods.values() if flood.held]
+
+
+_all_floods: "WeakSet[Floods]" = WeakSet()
+
+
+def _after_fork() -> None:
+    for floods in list(_all_floods):
+        floods.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

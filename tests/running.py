@@ -1,0 +1,79 @@
+"""Threads, loops and child interpreters that a test starts: bounded in time, and their failures are the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 20.0  # seconds after which something hangs, on the slowest machine
+
+
+class Running:
+    """Work in a thread of its own, which a deadlock cannot make the test wait for."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._error = error
+
+    def done(self, timeout: float = PATIENCE) -> bool:
+        """Whether it has ended by now, or within the timeout; what it raised is raised here."""
+        self._thread.join(timeout)
+        if self._error is not None:
+            raise self._error
+        return not self._thread.is_alive()
+
+
+def together(*works: Callable[[], object]) -> None:
+    """Run each in a thread of its own, all at once, to their ends."""
+    running = [Running(work) for work in works]
+    for each in running:
+        assert each.done(), "a thread hangs"
+
+
+def arrives(event: Event) -> bool:
+    """Whether another thread sets the event."""
+    return event.wait(PATIENCE)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` that a deadlock cannot make the test wait for."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(PATIENCE):
+            return await work
+
+    return asyncio.run(bounded())
+
+
+@contextmanager
+def restless() -> Iterator[None]:
+    """The interpreter switches between threads as often as it can, so that races show."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def script(source: str, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter of its own; it must end with 0 in time."""
+    command = [sys.executable, "-c", source, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done

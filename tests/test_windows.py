@@ -1,0 +1,306 @@
+"""Windows: what a circuit remembers, against lists that remember everything."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluxgate import AvgLatency, CountWindow, FailureRate, FailureStreak, Metric, MinRequests, SlowRate, TimeWindow
+from fluxgate.windows import Record, Window
+from tests.faces import STATES_ONLY, Make, both
+
+SLOW = 1.0
+THRESHOLDS = (0.5, 2.0)
+PLAIN = st.floats(0, 0.49)
+DURATIONS = st.sampled_from([0.0, 0.1, 0.5, 0.75, 1.0, 1.5, 2.0, 60.0]) | PLAIN
+
+
+class Done(NamedTuple):
+    """One call as the naive lists keep it."""
+
+    now: float
+    wall: float
+    duration: float
+    failed: bool
+
+
+def compare(record: Record, held: list[Done], now: float, slow: float, thresholds: tuple[float, ...]) -> None:
+    """The record gives the sums of the list."""
+    seen = record.metric(now)
+    assert seen.total_count == record.total(now) == len(held)
+    assert seen.failure_count == sum(done.failed for done in held)
+    assert seen.total_duration == pytest.approx(math.fsum(done.duration for done in held), rel=1e-12, abs=1e-12)
+    assert seen.slow_count == sum(done.duration >= slow for done in held)
+    assert seen.slow_counts == {threshold: sum(done.duration >= threshold for done in held) for threshold in thresholds}
+    assert record.failing_since(now) == next((done.wall for done in held if done.failed), None)
+
+
+# -- CountWindow ----------------------------------------------------------------------------------------------------
+
+one_call = st.tuples(st.just("call"), DURATIONS, st.booleans())
+batch = st.tuples(st.just("batch"), st.lists(PLAIN, max_size=12), st.none())
+rejudge = st.tuples(st.just("rejudge"), st.sampled_from([0.5, 1.0, 60.0]), st.sampled_from([(), (0.5,), (0.5, 2.0)]))
+
+
+@given(st.integers(1, 8), st.lists(one_call | batch | rejudge, max_size=40))
+def test_a_count_window_holds_the_last_calls(size: int, steps: list[tuple[str, Any, Any]]) -> None:
+    """Single calls, batches of plain successes and new thresholds, in any order: the sums are those of a list."""
+    slow, thresholds = SLOW, THRESHOLDS
+    record = CountWindow(size).open(slow, thresholds)
+    calls: list[Done] = []
+    for number, (kind, what, more) in enumerate(steps):
+        wall = 1000.0 + number
+        if kind == "call":
+            record.add(0.0, wall, what, more)
+            calls.append(Done(0.0, wall, what, more))
+        elif kind == "batch":
+            record.add_plain(0.0, what)
+            calls.extend(Done(0.0, wall, duration, False) for duration in what)
+        elif kind == "rejudge":
+            slow, thresholds = what, more
+            record.rejudge(slow, thresholds)
+        compare(record, calls[-size:], 0.0, slow, thresholds)
+    assert record.steady_until() == math.inf
+
+
+def test_a_count_window_does_not_forget_by_time() -> None:
+    """The last calls stay however long ago they were."""
+    record = CountWindow(2).open(SLOW, ())
+    record.add(0.0, 5.0, 0.1, True)
+    assert record.metric(1e9).total_count == 1
+    assert record.failing_since(1e9) == 5.0
+
+
+def test_a_count_window_does_not_drift() -> None:
+    """After 10^5 calls of very different lengths the sum is still that of the calls held."""
+    chance = random.Random(7)
+    record = CountWindow(100).open(SLOW, THRESHOLDS)
+    calls: list[Done] = []
+    for number in range(100_000):
+        duration = chance.choice([1e-6, 0.1, 1 / 3, 7.7, 1e4]) * chance.random()
+        failed = chance.random() < 0.3
+        record.add(0.0, number, duration, failed)
+        calls.append(Done(0.0, number, duration, failed))
+    compare(record, calls[-100:], 0.0, SLOW, THRESHOLDS)
+    for _ in range(100):
+        record.add(0.0, 0.0, 0.0, False)
+    assert record.metric(0.0).total_duration == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_count_window_costs_nine_bytes_a_call() -> None:
+    """One byte for the outcome and eight for the duration, and no more than the window is large."""
+    record: Any = CountWindow(1000).open(SLOW, ())
+    for _ in range(2500):
+        record.add(0.0, 0.0, 0.1, False)
+    assert len(record._flags) == 1000
+    assert len(record._durations) * record._durations.itemsize == 8000
+
+
+def test_failures_that_left_a_count_window_leave_nothing() -> None:
+    """The times of failures are dropped with them, so that they cannot pile up."""
+    record: Any = CountWindow(10).open(SLOW, ())
+    for number in range(1000):
+        record.add(0.0, number, 0.1, True)
+    assert record.failing_since(0.0) == 990.0
+    assert len(record._failed_at._times) < 25
+    record.add_plain(0.0, [0.1] * 10)
+    assert record.failing_since(0.0) is None
+    assert record.metric(0.0).failure_count == 0
+
+
+# -- TimeWindow -----------------------------------------------------------------------------------------------------
+
+SIZE = 10.0
+SLICE = SIZE / 100
+
+
+def held(calls: list[Done], now: float) -> list[Done]:
+    """What a time window holds by its definition."""
+    return [done for done in calls if math.floor(done.now / SLICE) > math.floor(now / SLICE) - 100]
+
+
+moment = st.tuples(st.just("wait"), st.sampled_from([0.0, 0.01, 0.1, 1.0, 5.0, 9.9, 10.0, 25.0]), st.none())
+
+
+@given(st.floats(0, 1e6), st.lists(one_call | batch | moment, max_size=40))
+def test_a_time_window_holds_the_last_seconds(start: float, steps: list[tuple[str, Any, Any]]) -> None:
+    """Calls, batches and waits in any order: at each moment the sums are those of the calls in the last slices."""
+    record = TimeWindow(SIZE).open(SLOW, THRESHOLDS)
+    calls: list[Done] = []
+    now = start
+    for number, (kind, what, more) in enumerate(steps):
+        wall = 1000.0 + number
+        if kind == "call":
+            record.add(now, wall, what, more)
+            calls.append(Done(now, wall, what, more))
+        elif kind == "batch":
+            record.add_plain(now, what)
+            calls.extend(Done(now, wall, duration, False) for duration in what)
+        else:
+            now += what
+        compare(record, held(calls, now), now, SLOW, THRESHOLDS)
+
+
+@given(st.floats(0, 1e6), st.floats(0.001, 1e5), st.booleans())
+def test_a_time_window_forgets_one_slice_early_at_most_and_never_late(ended: float, size: float, failed: bool) -> None:
+    """A call is held for 99 hundredths of the size, and gone when the size has passed."""
+    record = TimeWindow(size).open(SLOW, ())
+    record.add(ended, 5.0, 0.1, failed)
+    early, late = ended + size * 0.9899, ended + size * 1.0001
+    assert record.metric(early).total_count == 1
+    assert record.failing_since(early) == (5.0 if failed else None)
+    assert record.metric(late) == Metric(total_count=0, failure_count=0, total_duration=0, slow_count=0)
+    assert record.failing_since(late) is None
+
+
+@pytest.mark.parametrize("question", ["metric", "total", "failing_since"])
+def test_each_question_finds_the_window_up_to_date(question: str) -> None:
+    """Whatever is asked first after a silence, the answer is of that moment."""
+    record = TimeWindow(SIZE).open(SLOW, ())
+    record.add(0.0, 5.0, 0.1, True)
+    answer: Any = getattr(record, question)(50.0)
+    assert (answer.total_count if question == "metric" else answer) in (0, None)
+
+
+def test_a_time_window_takes_times_slightly_out_of_order() -> None:
+    """Threads hand in their times as they come; what is late by a hair counts where the window is."""
+    record = TimeWindow(SIZE).open(SLOW, ())
+    record.add(50.0, 1.0, 0.1, False)
+    record.add(49.85, 2.0, 0.1, True)
+    assert record.metric(49.0).total_count == 2
+    assert record.metric(59.95).total_count == 2
+    assert record.metric(60.0).total_count == 0
+
+
+def test_a_time_window_is_steady_until_its_slice_ends() -> None:
+    """Within a slice nothing is forgotten."""
+    record = TimeWindow(SIZE).open(SLOW, ())
+    record.add(3.55, 1.0, 0.1, False)
+    assert record.steady_until() == pytest.approx(3.6)
+
+
+def test_a_time_window_keeps_a_hundred_slices_at_most() -> None:
+    """However many calls there are, and after any silence."""
+    record: Any = TimeWindow(SIZE).open(SLOW, ())
+    for number in range(5000):
+        record.add(number * 0.013, 0.0, 0.1, number % 3 == 0)
+    assert len(record._slices) == 100
+
+
+def test_a_time_window_does_not_drift() -> None:
+    """Sums are taken over the slices that are held, so that nothing is left of those that went."""
+    chance = random.Random(7)
+    record = TimeWindow(SIZE).open(SLOW, ())
+    for number in range(100_000):
+        record.add(number * 0.01, 0.0, chance.choice([1e-6, 1 / 3, 1e4]), False)
+    record.add(5000.0, 0.0, 0.125, False)
+    assert record.metric(5000.0).total_duration == 0.125
+
+
+def test_a_new_threshold_counts_from_then_on_in_a_time_window() -> None:
+    """A time window keeps sums alone: thresholds that stay keep their counts, and new ones begin at none."""
+    record = TimeWindow(SIZE).open(SLOW, (0.5, 2.0))
+    record.add(0.0, 0.0, 3.0, False)
+    record.rejudge(5.0, (2.0, 4.0))
+    record.add(0.0, 0.0, 4.5, False)
+    seen = record.metric(0.0)
+    assert seen.slow_counts == {2.0: 2, 4.0: 1}
+    assert seen.slow_count == 1
+
+
+# -- both -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [CountWindow(3), TimeWindow(60)], ids=repr)
+def test_a_duration_that_reaches_the_threshold_is_slow(window: Window) -> None:
+    """Slow means ``>=``."""
+    record = window.open(SLOW, (2.0,))
+    for duration in (0.999, 1.0, 2.0):
+        record.add(0.0, 0.0, duration, False)
+    assert (record.metric(0.0).slow_count, record.metric(0.0).slow_counts) == (2, {2.0: 1})
+    assert not record.is_slow(0.999)
+    assert record.is_slow(1.0)
+
+
+@pytest.mark.parametrize(
+    ("window", "words", "capacity"),
+    [
+        (CountWindow(3), "CountWindow(3)", 3),
+        (TimeWindow(60), "TimeWindow(60)", math.inf),
+        (TimeWindow(0.5), "TimeWindow(0.5)", math.inf),
+    ],
+    ids=repr,
+)
+def test_a_window_prints_as_it_was_written(window: Window, words: str, capacity: float) -> None:
+    """The repr is the expression; the capacity is the most calls that it may hold."""
+    assert repr(window) == words
+    assert window.capacity == capacity
+
+
+@both
+@pytest.mark.parametrize("hears", [STATES_ONLY, None], ids=["quiet", "heard"])
+@pytest.mark.parametrize("tripper", [FailureStreak(99), MinRequests(7) & FailureRate(1), AvgLatency(99)], ids=repr)
+def test_the_window_is_the_same_on_every_path(make: Make, hears: Any, tripper: Any) -> None:
+    """Whether each call is told or none is, and whatever the rules: the last calls are in the window."""
+    circuit = make(window=CountWindow(10), tripper=tripper, slow_threshold=0.5, **({"hears": hears} if hears else {}))
+    work = circuit.protect(circuit.clock.advance)
+    chance = random.Random(3)
+    durations: list[float] = []
+    failures: list[bool] = []
+    for _ in range(60):
+        seconds = chance.choice([0.0, 0.001, 0.002, 0.25, 0.75])
+        failed = chance.random() < 0.2
+        if failed:
+            circuit.fail(seconds=seconds)
+        else:
+            work(seconds)
+        durations.append(seconds)
+        failures.append(failed)
+        if chance.random() < 0.3:
+            seen = circuit.metrics
+            assert seen.total_count == len(durations[-10:])
+            assert seen.failure_count == sum(failures[-10:])
+            assert seen.slow_count == sum(seconds >= 0.5 for seconds in durations[-10:])
+            assert seen.total_duration == pytest.approx(sum(durations[-10:]), abs=1e-12)
+
+
+@both
+def test_a_time_window_empties_while_nobody_calls(make: Make) -> None:
+    """`info` tells of the present, not of the last call."""
+    circuit = make(window=TimeWindow(60))
+    circuit.fail()
+    circuit.clock.advance(59)
+    assert circuit.metrics.failure_count == 1
+    circuit.clock.advance(1)
+    assert circuit.metrics.total_count == 0
+    assert circuit.metrics.failure_rate is None
+
+
+@both
+def test_an_open_circuit_shows_the_window_that_opened_it(make: Make) -> None:
+    """While open nothing is recorded; a count window stays, and a time window still forgets."""
+    for window, later in ((CountWindow(10), 2), (TimeWindow(60), 0)):
+        circuit = make(window=window, tripper=FailureStreak(2))
+        circuit.fail()
+        circuit.fail()
+        circuit.refused()
+        assert circuit.metrics.failure_count == 2
+        circuit.clock.advance(3600)
+        assert circuit.metrics.failure_count == later
+        assert circuit.state == "open"
+
+
+@both
+def test_slow_rates_of_their_own_count_in_the_window(make: Make) -> None:
+    """Each `SlowRate(threshold=...)` of the tripper has its count in the metrics."""
+    circuit = make(tripper=SlowRate(1, threshold=2) | SlowRate(1, threshold=0.5) | SlowRate(1), slow_threshold=10)
+    circuit.succeed(seconds=0.1)
+    circuit.succeed(seconds=0.75)
+    circuit.succeed(seconds=3)
+    assert circuit.metrics.slow_counts == {0.5: 2, 2.0: 1}
+    assert circuit.metrics.slow_count == 0
