@@ -762,7 +762,7 @@ def test_a_circuit_lives_as_its_rules_say(
     run_state_machine_as_test(
         life,
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck),
+            max_examples=int(__import__("os").environ.get("EX", "60")), stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
         ),
     )

@@ -8,7 +8,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ._functions import is_async, refuse_coroutine
-from ._tasks import being_cancelled, in_context, running_loop, spawn, waiting_for
+from ._tasks import being_cancelled, outcome_in, running_loop, spawn, waiting_for
 from ._text import log
 from ._worker import Mailbox, Worker
 from .events import Event, ListenerFailed
@@ -103,6 +103,7 @@ class Subscription:
         self._background = delivery == "background"
         self._queue_size = queue_size
         self._active = True
+        self._ended = False
         self._busy: list[int] = []
         self._box: Mailbox | None = None
 
@@ -126,19 +127,21 @@ class Subscription:
         second each; closed from within its own listener, neither is waited for. The listener's own ``close()`` is
         called when its last subscription closes. Closing twice does nothing.
         """
-        if not self._bus.detach(self):
-            return
         deadline = time.monotonic() + _CLOSE_WAIT
+        me = get_ident()
+        if not self._bus.detach(self):
+            while not self._ended and me not in self._busy and time.monotonic() < deadline:
+                time.sleep(0.001)  # another thread is closing it
+            return
         if self._box is not None and not self.outlet.worker.is_current:
             self._box.wait_until_empty(deadline)
             self._box.report_losses()
         self._active = False
         if self._box is not None:
             self._box.discard()
-        me = get_ident()
         while any(thread != me for thread in self._busy) and time.monotonic() < deadline:
             time.sleep(0.001)
-        self._bus.release(self.outlet)
+        self._end()
 
     def retire(self) -> None:
         """Its circuit is gone: it ends as soon as what waits for it has been delivered, which nobody waits for."""
@@ -147,6 +150,7 @@ class Subscription:
 
     def _end(self) -> None:
         self._active = False
+        self._ended = True
         self._bus.release(self.outlet)
 
     def __enter__(self) -> Self:
@@ -201,14 +205,15 @@ class Subscription:
         me = get_ident()
         self._busy.append(me)
         try:
-            if self._active:
-                await in_context(self.outlet.listener(event), context)
-        except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or being_cancelled():
-                raise
-            self._failed(event, error, core)
+            error = await outcome_in(context, self.outlet.listener(event)) if self._active else None
+        except Exception as raised:
+            error = raised
         finally:
             self._busy.remove(me)
+        if error is not None:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)) or being_cancelled():
+                raise error
+            self._failed(event, error, core)
 
     async def hand_over(self, event: Event, context: Context, core: "Teller") -> None:
         """Call or await the listener in its worker's thread, which nothing may end."""

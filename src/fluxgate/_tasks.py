@@ -36,13 +36,21 @@ def being_cancelled() -> bool:
     return task is not None and bool(task.cancelling())
 
 
-async def in_context(work: Any, context: Any) -> None:
-    """Await a coroutine with another call's context variables as its own."""
+async def outcome_in(context: Any, work: Any) -> BaseException | None:
+    """Await a coroutine with another call's context variables as its own; what it raised, if it did."""
     loop = running_loop()
     if loop is None:
+        return await _outcome(work)
+    answer: BaseException | None = await loop.create_task(_outcome(work), context=context)
+    return answer
+
+
+async def _outcome(work: Any) -> BaseException | None:
+    try:
         await work
-    else:
-        await loop.create_task(work, context=context)
+    except BaseException as error:  # also those that would end the event loop, if they left the task
+        return error
+    return None
 
 
 async def waiting_for(work: Any) -> None:

@@ -6,10 +6,11 @@ delivering leaves its events to it. So nobody waits for anybody else's listeners
 the order holds.
 """
 
+import weakref
 from collections import deque
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Coroutine, Generator
 from contextlib import closing
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from ._subscription import Routes, Subscription
     from .bus import Bus
 
-    _Letter = tuple[Any, Context, Iterator[Subscription]]
-
 
 class Teller:
     """The telling half of a circuit's core."""
@@ -41,6 +40,7 @@ class Teller:
     __slots__ = (
         "_claim",
         "_faults",
+        "_last_loop",
         "_sequence",
         "asynchronous",
         "bus",
@@ -69,6 +69,7 @@ class Teller:
         self.outbox: deque[_Letter] | tuple[()] = ()
         """What is still to be told; true where `deliver` has something to do."""
         self._claim: _Claim | None = None
+        self._last_loop: weakref.ref[Any] | None = None
         self._sequence = 0
         self._faults: dict[str, int] | None = None
 
@@ -88,8 +89,7 @@ class Teller:
             item.__class__ = kind
         if isinstance(self.outbox, tuple):
             self.outbox = deque()
-        # Whoever delivers may be another thread or task: the context of the call comes along.
-        self.outbox.append((item, copy_context(), iter(self.routes.get(kind, ()) if kind else ())))
+        self.outbox.append(_Letter(item, self.routes.get(kind, ()) if kind else ()))
 
     def publish(self, kind: type[Event], wall: float, **fields: Any) -> None:
         if kind in self.routes:
@@ -164,17 +164,37 @@ class Teller:
         later = self.deliver()
         if later is not None:
             await shielded(later)
+        while self.bus.stranded:
+            await self.bus.stranded.popleft().deliver_async()
 
-    def deliver_soon(self) -> None:
-        """As `deliver`, where nothing can be awaited: the event loop, or else the circuit's next call, sees to it."""
-        if not self.outbox:
-            return
-        if not any(each.needs_await(self) for route in self.routes.values() for each in route):
-            self.deliver()
-            return
-        loop = running_loop()
-        if loop is not None:
-            spawn(loop, self.deliver_async())
+    def deliver_soon(self, *, in_loop: bool = True) -> None:
+        """As `deliver`, where nothing can be awaited: an event loop, or else the circuit's next call, goes on."""
+        if self.outbox:
+            loop = running_loop() if in_loop else self._home()
+            if loop is not None and self.awaits:
+                loop.call_soon_threadsafe(lambda: spawn(loop, self.deliver_async()))
+                return
+            claim = self._take_claim()
+            if claim is not None:
+                for letter, _ in (steps := self._steps(claim)):
+                    letter.given -= 1
+                    steps.close()
+
+    def _home(self) -> Any:
+        """The loop in which this circuit's listeners were last awaited, if it still runs."""
+        loop = self._last_loop() if self._last_loop is not None else None
+        return loop if loop is not None and loop.is_running() else None
+
+    @property
+    def awaits(self) -> bool:
+        """Whether what is in the outbox cannot all be told without an event loop."""
+        return any(each.needs_await(self) for letter in tuple(self.outbox) for each in letter.receivers)
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether something is still to be told, and not just by the calling thread itself."""
+        claim = self._claim
+        return bool(self.outbox) and (claim is None or claim.thread != get_ident())
 
     def _take_claim(self) -> "_Claim | None":
         # Peeked at without the lock: whoever holds the claim looks into the outbox once more before giving it up.
@@ -186,7 +206,7 @@ class Teller:
                 return self._claim
             return None
 
-    def _steps(self, claim: "_Claim") -> Generator["tuple[Subscription, Event, Context]", None, None]:
+    def _steps(self, claim: "_Claim") -> Generator["tuple[_Letter, Subscription]", None, None]:
         """Deliver, but for the listeners that must be awaited: those are given out.
 
         A letter leaves the outbox when all have had it, so that one who takes over from an interrupted delivery goes
@@ -195,18 +215,19 @@ class Teller:
         interrupt: BaseException | None = None
         try:
             while (letter := self._first(claim)) is not None:
-                item, context, receivers = letter
-                if isinstance(item, Fault):
-                    self._report(item)
-                elif item is _FAREWELL:
+                if isinstance(letter.item, Fault):
+                    self._report(letter.item)
+                elif letter.item is _FAREWELL:
                     for subscription in self.own:
                         subscription.retire()
-                for subscription in receivers:
+                while letter.given < len(letter.receivers):
+                    subscription = letter.receivers[letter.given]
+                    letter.given += 1
                     if subscription.needs_await(self):
-                        yield subscription, letter[0], context
+                        yield letter, subscription
                         continue
                     try:
-                        subscription.take(letter[0], context, self)
+                        subscription.take(letter.item, letter.context, self)  # pyright: ignore[reportArgumentType]
                     except (KeyboardInterrupt, SystemExit) as error:
                         interrupt = error  # the program's, not the listener's: it goes on when all has been told
                 if self.outbox and self.outbox[0] is letter:
@@ -228,11 +249,13 @@ class Teller:
                 return None
             return self.outbox[0]
 
-    async def _drive(self, step: Any, steps: Generator[Any, None, None]) -> None:
+    async def _drive(self, step: "tuple[_Letter, Subscription] | None", steps: Generator[Any, None, None]) -> None:
+        loop = running_loop()
+        self._last_loop = None if loop is None else weakref.ref(loop)
         with closing(steps):
             while step is not None:
-                subscription, event, context = step
-                await subscription.take_async(event, context, self)
+                letter, subscription = step
+                await subscription.take_async(letter.item, letter.context, self)
                 step = next(steps, None)
 
     def _report(self, fault: Fault) -> None:
@@ -256,9 +279,20 @@ class Teller:
         if self._claim is not None and self._claim.thread != get_ident():
             self._claim = None
         while self.outbox:
-            _, _, receivers = self.outbox.popleft()
-            for _ in receivers:  # also those that the thread which forked has not come to
-                pass
+            letter = self.outbox.popleft()
+            letter.given = len(letter.receivers)  # also where the thread that forked has come half-way
+
+
+class _Letter:
+    """Something to be told, with those who were listening when it happened."""
+
+    __slots__ = ("context", "given", "item", "receivers")
+
+    def __init__(self, item: Any, receivers: "tuple[Subscription, ...]") -> None:
+        self.item = item
+        self.context = copy_context()  # whoever delivers may be another thread or task
+        self.receivers = receivers
+        self.given = 0
 
 
 class _Claim:

@@ -40,7 +40,7 @@ class Mailbox:
                 self._waiting.popleft()
                 self._dropped += 1
                 self._last_drop = core
-            self._waiting.append((event, context, core))
+            self._waiting.append((event, context.copy(), core))
             schedule, self._scheduled = not self._scheduled, True
         if schedule:
             self._worker.schedule(self)
@@ -55,7 +55,7 @@ class Mailbox:
             self._reported_at = time.monotonic()
         if core is not None:
             core.tell(EventsDropped, listener=self.subscription.outlet.name, count=count)
-            core.deliver_soon()
+            core.deliver_soon(in_loop=False)
 
     def take(self) -> "tuple[Event, Context, Teller] | None":
         """The oldest event; ``None``, and the box is at rest, when there is none."""
@@ -80,6 +80,14 @@ class Mailbox:
         """Wait until all has been handed over, or the monotonic deadline; whether it has."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._scheduled, max(deadline - time.monotonic(), 0))
+
+    def report_if_at_rest(self) -> bool:
+        """Whether nothing waits, here or to be told of losses."""
+        if self._scheduled:
+            return False
+        told = self._dropped > 0
+        self.report_losses()
+        return not told
 
     def discard(self) -> None:
         """Forget what waits."""
@@ -185,8 +193,7 @@ class Worker:
             while (item := box.take()) is not None:
                 event, context, core = item
                 await box.subscription.hand_over(event, context, core)
-                if core.outbox:
-                    core.deliver_soon()
+                core.deliver_soon(in_loop=False)  # what its failure added
             box.report_losses()
 
     def drain_here(self) -> None:

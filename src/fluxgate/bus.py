@@ -1,6 +1,7 @@
 """The event bus: who listens to which circuits, and how events reach them."""
 
 import atexit
+import contextlib
 import os
 import time
 import weakref
@@ -14,12 +15,14 @@ from . import _check
 from ._plugins import observable
 from ._subscription import Delivery, Listener, Outlet, Routes, Subscription
 from ._text import log
-from .events import Event, StateChanged, concrete
+from ._worker import Mailbox
+from .events import Event, EventsDropped, ListenerFailed, StateChanged, concrete
 
 if TYPE_CHECKING:
     from ._core import Core
 
 _EXIT_WAIT = 2.0
+_FLUSH_LOOK = 0.002  # seconds
 
 
 class Bus:
@@ -37,6 +40,8 @@ class Bus:
         self.lock = RLock()
         self.graveyard: deque[_Reference] = deque()
         """Circuits that nobody references any more. A finalizer may only append here; `bury` does the work."""
+        self.stranded: deque[Core] = deque()
+        """Retired circuits whose last events wait for an event loop."""
         self._burying = False
         self._circuits: set[_Reference] = set()
         self._subscriptions: tuple[Subscription, ...] = ()
@@ -70,7 +75,10 @@ class Bus:
             self._circuits.difference_update(mine)
         if mine:
             core.retire()
-            core.rewire({})
+            if core.outbox:
+                self.stranded.append(core)  # it has no next call: another circuit's will tell what is left
+            # what is lost or fails over its last events is still told
+            core.rewire({kind: core.routes[kind] for kind in (EventsDropped, ListenerFailed) if kind in core.routes})
 
     def bury(self) -> None:
         """Retire the circuits that were garbage-collected since the last time."""
@@ -214,26 +222,40 @@ class Bus:
     # -- waiting and ending ---------------------------------------------------------------------------------------
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until all events have been delivered, `timeout` seconds at most; whether they have.
+        """Wait until all that was published has been delivered, `timeout` seconds at most; whether it has.
+
+        What an asynchronous circuit has for a coroutine listener waits for that circuit's event loop, and a listener
+        that flushes does not wait for itself.
 
         Raises:
             TypeError, ValueError: `timeout` is not a number of at least 0.
         """
         deadline = time.monotonic() + _check.number(timeout, "timeout", at_least=0)
-        self.bury()
-        for outlet in self._live_outlets():
-            outlet.drain_here()
-        done = True
-        for subscription in self._all_subscriptions():
-            box = subscription.box
-            if box is not None and not subscription.outlet.worker.is_current:
-                done = box.wait_until_empty(deadline) and done
-                box.report_losses()
-        return done
+        while True:
+            self.bury()
+            for outlet in self._live_outlets():
+                outlet.drain_here()
+            cores = [core for core in self._cores() if core.is_telling]
+            for core in cores:
+                core.deliver_soon()
+            boxes = [box for box in self._boxes() if not box.report_if_at_rest()]
+            if not boxes and not any(core.is_telling for core in cores):
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(left, _FLUSH_LOOK))
 
     def shut_down(self, timeout: float) -> None:
         """At the end of the process: flush, then close every listener."""
-        self.flush(timeout)
+        deadline = time.monotonic() + timeout
+        for core in self._cores():
+            if core.awaits:
+                import asyncio
+
+                with contextlib.suppress(asyncio.TimeoutError):
+                    asyncio.run(asyncio.wait_for(core.deliver_async(), max(deadline - time.monotonic(), 0)))
+        self.flush(max(deadline - time.monotonic(), 0))
         for outlet in self._live_outlets():
             outlet.close()
 
@@ -241,9 +263,14 @@ class Bus:
         with self.lock:
             return list(self._outlets.values())
 
-    def _all_subscriptions(self) -> list[Subscription]:
+    def _boxes(self) -> list[Mailbox]:
         with self.lock:
-            return [*self._subscriptions, *self._own]
+            subscriptions = [*self._subscriptions, *self._own]
+        return [each.box for each in subscriptions if each.box is not None and not each.outlet.worker.is_current]
+
+    def _cores(self) -> list["Core"]:
+        with self.lock:
+            return [*(reference.core for reference in self._circuits), *self.stranded]
 
     # -- forks ----------------------------------------------------------------------------------------------------
 

@@ -63,9 +63,7 @@ def _run(block: Block, page: str, namespace: dict[str, Any], printed: io.StringI
         exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), namespace)
     except Exception:
         return traceback.format_exc()
-    if block.output is not None and not doctest.OutputChecker().check_output(
-        block.output, printed.getvalue(), _FLAGS
-    ):
+    if block.output is not None and not doctest.OutputChecker().check_output(block.output, printed.getvalue(), _FLAGS):
         return f"expected:\n{block.output}\nprinted:\n{printed.getvalue()}"
     return None
 

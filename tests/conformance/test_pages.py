@@ -48,7 +48,7 @@ def test_every_block_of_a_page_runs(page: Path, service: Service) -> None:
 
 
 def test_blocks_are_found_run_and_compared(tmp_path: Path) -> None:
-    """A failing statement, a wrong session and a wrong output are each reported with the line where the block begins."""
+    """A failing statement, a wrong session and a wrong output are each reported with the line of their block."""
     page = tmp_path / "page.md"
     page.write_text(
         "```python\nx = 1\nprint('one', x)\n```\n```text\none ...\n```\nprose\n"
@@ -73,9 +73,7 @@ def test_blocks_are_found_run_and_compared(tmp_path: Path) -> None:
 
 def test_both_readmes_have_the_same_blocks() -> None:
     """The Korean README shows the code, the commands and the output of the English one, unchanged."""
-    shown = [
-        [(block.language, block.code, block.output) for block in pages.blocks(page)] for page in (README, KOREAN)
-    ]
+    shown = [[(block.language, block.code, block.output) for block in pages.blocks(page)] for page in (README, KOREAN)]
     assert shown[0] == shown[1]
     assert len(shown[0]) >= 15
     fences = [page.read_text("utf-8").count("\n```") for page in (README, KOREAN)]

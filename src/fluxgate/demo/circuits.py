@@ -63,8 +63,8 @@ def make_circuits(duration: float, **common: Any) -> Circuits:
         # Impatient: a search that takes long is worse than none, even if it succeeds.
         search=AsyncCircuitBreaker(
             "search",
-            window=CountWindow(16),
-            tripper=MinRequests(8) & (SlowRate(0.5) | AvgLatency(0.5)),
+            window=CountWindow(10),
+            tripper=MinRequests(5) & (SlowRate(0.5) | AvgLatency(0.5)),
             retry=Cooldown(duration * 0.07, jitter_ratio=0.2),
             permit=permits.All(),
             max_half_open_calls=4,
