@@ -652,7 +652,7 @@ def test_the_wrong_colour_is_refused_at_decoration(breaker: Any, function: Any, 
         breaker("x", bus=Bus())(function)
 
 
-@pytest.mark.parametrize("wrong", [5, "text", [], int, EventRecorder], ids=quoted)
+@pytest.mark.parametrize("wrong", [5, "text", [], object(), int, EventRecorder], ids=quoted)
 @pytest.mark.parametrize(("breaker", "function"), [(CircuitBreaker, plain), (AsyncCircuitBreaker, coroutine)])
 def test_a_fallback_must_be_a_function(breaker: Any, function: Any, wrong: Any) -> None:
     """By decorator argument and by `call_with_fallback`, positional or by keyword; the function is not called."""

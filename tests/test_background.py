@@ -32,11 +32,13 @@ request: ContextVar[str] = ContextVar("request", default="none")
 
 
 def circuit(bus: Bus, name: str = "payments", **rules: Any) -> CircuitBreaker:
-    return CircuitBreaker(name, bus=bus, **({"clock": VirtualClock(), "tripper": FailureStreak(10**9)} | rules))
+    defaults: dict[str, Any] = {"clock": VirtualClock(), "tripper": FailureStreak(10**9)}
+    return CircuitBreaker(name, bus=bus, **defaults | rules)
 
 
 def async_circuit(bus: Bus, name: str = "payments", **rules: Any) -> AsyncCircuitBreaker:
-    return AsyncCircuitBreaker(name, bus=bus, **({"clock": VirtualClock(), "tripper": FailureStreak(10**9)} | rules))
+    defaults: dict[str, Any] = {"clock": VirtualClock(), "tripper": FailureStreak(10**9)}
+    return AsyncCircuitBreaker(name, bus=bus, **defaults | rules)
 
 
 async def answer() -> int:
@@ -621,16 +623,15 @@ def test_an_inline_async_listener_stays_in_its_own_loop() -> None:
 def test_flush_waits_until_all_is_delivered() -> None:
     """`flush` returns True once every event that was published has reached its background listeners."""
     bus = Bus()
-    recorders = [EventRecorder(CallSucceeded), EventRecorder(CallSucceeded), AsyncRecorder(CallSucceeded)]
-    for recorder in recorders:
+    one, other, awaited = EventRecorder(CallSucceeded), EventRecorder(CallSucceeded), AsyncRecorder(CallSucceeded)
+    for recorder in (one, other, awaited):
         bus.attach(recorder, delivery="background")
     cb = circuit(bus)
     for total in (100, 200):
         for _ in range(100):
             cb.call(int)
         assert bus.flush(PATIENCE)
-        counts = [len(r.events_seen if isinstance(r, EventRecorder) else r.seen) for r in recorders]
-        assert counts == [total] * 3
+        assert [len(one.events_seen), len(other.events_seen), len(awaited.seen)] == [total] * 3
 
 
 def test_flush_says_when_the_time_was_too_short() -> None:
@@ -828,6 +829,30 @@ def test_a_background_listener_may_close_its_own_subscription() -> None:
     assert states(once.events_seen) == [State.FORCED_OPEN]
 
 
+@pytest.mark.parametrize("by", ["itself", "retirement"])
+def test_a_close_that_takes_its_time_in_the_listeners_loop_comes_to_its_end(by: str) -> None:
+    """An async `close()` that begins in the listener's own loop is not cut short by the end of that loop."""
+    bus = Bus()
+    ended = threading.Event()
+
+    class Listener:
+        async def __call__(self, event: Event) -> None:
+            if by == "itself":
+                subscription.close()
+            await asyncio.sleep(0.01)
+
+        async def close(self) -> None:
+            await asyncio.sleep(0.05)
+            ended.set()
+
+    cb = circuit(bus)
+    subscription = cb.attach(Listener(), delivery="background")
+    cb.force_open()
+    if by == "retirement":
+        cb.retire()
+    assert ended.wait(PATIENCE / 4)
+
+
 def test_a_retired_circuits_background_listener_gets_all() -> None:
     """A circuit that goes delivers what is queued, its `CircuitRetired` last."""
     bus, own, everywhere = Bus(), EventRecorder(), EventRecorder()
@@ -856,10 +881,12 @@ def test_background_subscriptions_that_come_and_go_leave_no_thread() -> None:
 
     callers = [Running(calls) for _ in range(2)]
     with restless():
-        for _ in range(30):
-            heard = threading.Event()
-            with cb.attach(lambda event, heard=heard: heard.set(), CallStarted, delivery="background"):
-                assert arrives(heard)
+        for number in range(100):
+            blocked = Blocked(CallStarted)
+            blocked.free.set()
+            with cb.attach(blocked, delivery="background"):
+                if number % 2:
+                    assert arrives(blocked.inside)
     end.set()
     assert all(caller.done() for caller in callers)
     for thread in worker_threads() - before:

@@ -47,6 +47,7 @@ from fluxgate.events import (
     WouldOpen,
 )
 from fluxgate.permits import All as EveryCall
+from fluxgate.testing import EventRecorder
 from fluxgate.trackers import All, Tracker
 from fluxgate.trippers import Tripper
 from tests.faces import STATES_ONLY, Circuit, Make, both, finish
@@ -343,6 +344,29 @@ def test_the_first_settlement_counts(make: Make, first: str) -> None:
         later()
     assert circuit.metrics == before
     assert len(circuit.seen(CallEnded)) == 1
+
+
+@both
+@pytest.mark.parametrize("hears", [(Event,), (CallEnded, StateChanged)], ids=["starts heard", "ends heard"])
+@pytest.mark.parametrize("control", ["reset", "metrics_only", "disable", "force_open"])
+def test_what_ends_after_a_move_is_stale(make: Make, hears: Any, control: str) -> None:
+    """Whether or not anybody heard of its start."""
+    circuit = make(hears=hears, tripper=FailureStreak(9))
+    circuit.succeed()
+    circuit.succeed()
+    held = [circuit.acquire() for _ in range(3)]
+    circuit.steer(control)
+    before = circuit.metrics
+    held[0].success()
+    held[1].failure()
+    held[2].cancel()
+    assert [(type(end), end.stale) for end in circuit.seen(CallEnded)[2:]] == [
+        (CallSucceeded, True),
+        (CallFailed, True),
+        (CallCancelled, True),
+    ]
+    assert circuit.metrics == before
+    assert len({end.call_id for end in circuit.seen(CallEnded)}) == 5
 
 
 @both
@@ -1090,19 +1114,80 @@ def test_a_call_cancelled_while_its_start_is_told_is_given_back(enter: str, stat
 
 
 @both
-def test_an_interrupt_in_a_listener_gives_the_call_back(make: Make) -> None:
+@pytest.mark.parametrize("enter", ["call", "decorated", "acquire", "block"])
+def test_an_interrupt_in_a_listener_gives_the_call_back(make: Make, enter: str) -> None:
     """Ctrl-C while a start is told goes on to the program, and the probe that never ran gives its place back."""
     circuit = in_state(make, "half_open", max_half_open_calls=1)
 
     def interrupted(event: Event) -> None:
         raise KeyboardInterrupt
 
+    ways: dict[str, Callable[[], Any]] = {
+        "call": lambda: circuit.call(lambda: None),
+        "decorated": circuit.protect(lambda: None),
+        "acquire": circuit.acquire,
+        "block": lambda: finish(circuit.breaker.__aenter__() if circuit.is_async else circuit.breaker.__enter__()),
+    }
     with circuit.breaker.attach(interrupted, CallStarted):
         with pytest.raises(KeyboardInterrupt):
-            circuit.call(lambda: None)
+            ways[enter]()
     assert circuit.info.probes == 0
+    assert len(circuit.seen(CallStarted)) == len(circuit.seen(CallEnded))
     circuit.succeed()
     assert circuit.state == "closed"
+
+
+def test_a_clock_that_is_set_back_makes_no_negative_duration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patched under running calls, on the fast lane or not: a duration is 0 at least."""
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    recorder = EventRecorder(CallEnded)
+    for listeners in ([], [recorder]):
+        breaker = CircuitBreaker("payments", tripper=FailureStreak(5), listeners=listeners, bus=Bus())
+
+        @breaker
+        def work(step: float) -> None:
+            now[0] += step
+
+        for step in (0.0, 0.0, -5.0, -5.0, 0.001):
+            work(step)
+        assert breaker.info().metrics.total_count == 5
+        assert breaker.info().metrics.total_duration == pytest.approx(0.001)
+    assert all(event.duration >= 0 for event in recorder.of(CallEnded))
+
+
+def test_a_plain_success_that_was_overtaken_is_not_counted() -> None:
+    """A call that found the fast lane open and recorded itself after the circuit had moved on is stale."""
+    circuit = Circuit(CircuitBreaker, hears=STATES_ONLY, tripper=FailureStreak(5))
+    work = circuit.protect(lambda: None)
+    work()
+    work()
+    lane = circuit.breaker._core.lane
+    assert lane is not None
+    circuit.steer("force_open")
+    lane.durations.append(0.1)  # as a thread does that was stopped between looking and appending
+    assert circuit.metrics.total_count == 2
+    circuit.steer("reset")
+    lane.durations.append(0.1)
+    assert circuit.metrics.total_count == 0
+
+
+@both
+def test_a_broken_log_handler_hurts_no_call(make: Make) -> None:
+    """Where even the log fails there is nobody left to tell, and the call has its outcome."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("disk full")
+
+    handler, logger = Broken(), logging.getLogger("fluxgate")
+    logger.addHandler(handler)
+    try:
+        circuit = make(tracker=boom)
+        circuit.fail()
+        assert circuit.metrics.failure_count == 1
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_one_async_breaker_serves_several_loops() -> None:

@@ -7,9 +7,10 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar, copy_context
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -44,19 +45,21 @@ from fluxgate.events import (
 from fluxgate.testing import EventRecorder, VirtualClock
 from tests.running import PATIENCE, Running, arrives, restless, run_async, together
 
-Breaker = CircuitBreaker | AsyncCircuitBreaker
+AnyBreaker: TypeAlias = CircuitBreaker | AsyncCircuitBreaker
 
 
 def circuit(bus: Bus, name: str = "payments", **rules: Any) -> CircuitBreaker:
     """Trips on one failure, waits 10 s, admits every probe."""
-    return CircuitBreaker(name, bus=bus, **(RULES | {"clock": VirtualClock()} | rules))
+    return CircuitBreaker(name, bus=bus, **rules_of(rules))
 
 
 def async_circuit(bus: Bus, name: str = "payments", **rules: Any) -> AsyncCircuitBreaker:
-    return AsyncCircuitBreaker(name, bus=bus, **(RULES | {"clock": VirtualClock()} | rules))
+    return AsyncCircuitBreaker(name, bus=bus, **rules_of(rules))
 
 
-RULES: dict[str, Any] = {"tripper": FailureStreak(1), "retry": Cooldown(10), "permit": every.All()}
+def rules_of(given: dict[str, Any]) -> dict[str, Any]:
+    defaults = {"tripper": FailureStreak(1), "retry": Cooldown(10), "permit": every.All(), "clock": VirtualClock()}
+    return {**defaults, **given}
 
 
 def boom(text: str = "no route") -> None:
@@ -385,7 +388,7 @@ def test_a_breaker_quotes_wrong_listeners(listeners: Any, quoted: str) -> None:
     """A single listener where a list is meant, a class, or nonsense in the list: refused by name."""
     for make in (circuit, async_circuit):
         with pytest.raises(TypeError, match=quoted):
-            make(Bus(), listeners=listeners)  # type: ignore[operator]
+            make(Bus(), listeners=listeners)
 
 
 def test_a_breaker_that_could_not_be_made_leaves_nothing_attached() -> None:
@@ -469,8 +472,10 @@ def test_a_subscription_is_a_context_manager() -> None:
     """`with` closes it, also when the block raises."""
     bus, listener = Bus(), Closing()
     cb = circuit(bus)
+    subscription = bus.attach(listener)
     with pytest.raises(ValueError, match="block"):
-        with bus.attach(listener) as subscription:
+        with subscription as entered:
+            assert entered is subscription
             cb.force_open()
             raise ValueError("block")
     cb.reset()
@@ -836,6 +841,7 @@ def test_an_interrupt_in_a_listener_is_the_programs(signal: type[BaseException])
     with pytest.raises(signal):
         cb.force_open()
     assert cb.state is State.FORCED_OPEN
+    assert moves(before) == moves(after) == [State.FORCED_OPEN]
     subscription.close()
     cb.reset()
     assert told(before) == told(after) == ["CircuitCreated", "StateChanged", "StateChanged"]
@@ -855,6 +861,36 @@ def test_an_interrupt_while_the_start_is_told_gives_the_place_back() -> None:
     assert cb.info().probes == 0
     assert told(recorder) == ["CallStarted", "CallCancelled"]
     assert cb.call(int, "7") == 7
+
+
+@pytest.fixture
+def broken_log() -> Iterator[None]:
+    """The program's own logging raises at every record of Fluxgate's."""
+
+    def broken(record: logging.LogRecord) -> bool:
+        raise OSError("the log is full")
+
+    logger = logging.getLogger("fluxgate")
+    logger.addFilter(broken)
+    yield
+    logger.removeFilter(broken)
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_a_broken_log_reaches_nobody_either() -> None:
+    """Where not even the failure can be logged, callers get their outcomes and listeners their events."""
+    bus, recorder = Bus(), EventRecorder(StateChanged, ListenerFailed)
+    subscription = bus.attach(raising(ValueError("bad"), StateChanged))
+    bus.attach(recorder)
+
+    def tracker(error: BaseException) -> bool:
+        raise LookupError("worse")
+
+    cb = circuit(bus, tracker=tracker)
+    fail(cb)
+    assert {event.role for event in recorder.of(ListenerFailed)} == {"tracker", "listener"}
+    assert moves(recorder) == [State.OPEN]
+    subscription.close()
 
 
 def test_a_listeners_error_is_not_the_calls_failure() -> None:
@@ -985,7 +1021,7 @@ def test_listeners_may_use_each_others_circuits() -> None:
     circuits = [circuit(bus, "a"), circuit(bus, "b")]
     both = threading.Barrier(2)
 
-    def crossing(other: CircuitBreaker) -> Callable[[Event], None]:
+    def crossing(other: CircuitBreaker) -> Callable[[StateChanged], None]:
         def listener(event: StateChanged) -> None:
             if event.new_state is State.FORCED_OPEN:
                 both.wait(PATIENCE)
@@ -1083,6 +1119,10 @@ def test_events_that_wait_behind_a_slow_listener_survive_retirement() -> None:
     gate.open()
     assert waiting.done()
     assert told(recorder) == ["StateChanged", "StateChanged", "CircuitRetired"]
+    core = weakref.ref(cb._core)
+    del cb
+    gc.collect()
+    assert core() is None
 
 
 def test_a_dead_circuits_slow_listener_holds_up_no_living_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1167,7 +1207,7 @@ def test_every_listener_sees_its_calls_context_under_threads() -> None:
             cb.call_with_fallback(boom, lambda error: None, name)
 
     with restless():
-        together(*[lambda name=name: calls(name) for name in "abcd"])  # type: ignore[misc]
+        together(*[partial(calls, name) for name in "abcd"])
     assert not wrong
 
 
@@ -1203,7 +1243,7 @@ def test_a_calls_context_is_not_the_next_ones() -> None:
 class Suspend:
     """Suspends a coroutine once."""
 
-    def __await__(self) -> Iterator[None]:
+    def __await__(self) -> Generator[None, None, None]:
         yield
 
 
@@ -1479,11 +1519,12 @@ def test_a_caller_cancelled_while_its_start_is_told_gives_its_place_back() -> No
         clock.advance(10)
         bus.attach(recorder)
         cb.attach(listener, CallStarted)
-        for start in (lambda: cb.call(answer), cb.acquire, cb.__aenter__):
+        starts: list[Callable[[], Any]] = [lambda: cb.call(answer), cb.acquire, cb.__aenter__]
+        for start in starts:
             recorder.clear()
             inside.clear()
             go_on.clear()
-            caller = asyncio.create_task(start())  # type: ignore[operator]
+            caller = asyncio.create_task(start())
             await inside.wait()
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -1669,7 +1710,9 @@ def test_an_async_circuit_without_a_loop_tells_its_creation_with_the_first_call(
 
 
 @pytest.mark.parametrize("make", [circuit, async_circuit], ids=["sync", "async"])
-def test_a_circuit_is_told_at_its_beginning_and_its_end(make: Callable[[Bus], Breaker]) -> None:
+def test_a_circuit_is_told_at_its_beginning_and_its_end(
+    make: Callable[[Bus], AnyBreaker],
+) -> None:
     """`CircuitCreated` comes first and `CircuitRetired` last, by `retire()` as by garbage collection."""
     bus, recorder = Bus(), EventRecorder()
     bus.attach(recorder)
@@ -1701,6 +1744,18 @@ def test_a_retired_circuit_still_protects() -> None:
     assert not recorder.events_seen
     assert recorder.closed == 1
     assert bus.circuits() == []
+
+
+def test_nothing_is_published_of_a_retired_circuit() -> None:
+    """Whoever attaches to a retired circuit does not make those hear of it who were told that it is gone."""
+    bus, recorder = Bus(), EventRecorder()
+    bus.attach(recorder)
+    cb = circuit(bus)
+    cb.retire()
+    with cb.attach(EventRecorder()):
+        cb.call(int)
+    fail(cb)
+    assert told(recorder) == ["CircuitCreated", "CircuitRetired"]
 
 
 def test_an_own_listener_of_an_async_circuit_hears_of_its_retirement() -> None:
@@ -1738,6 +1793,22 @@ def test_an_async_circuit_that_dies_without_a_loop_is_told_of() -> None:
     assert [event.circuit_name for event in awaited.events_seen] == ["dying"]
 
 
+def test_thousands_of_async_circuits_that_died_without_a_loop_are_told_of() -> None:
+    """However many there are, the next loop's first call tells of them all."""
+    bus, recorder = Bus(), EventRecorder(CircuitRetired)
+
+    async def listener(event: Event) -> None:
+        recorder(event)
+
+    bus.attach(listener, CircuitRetired)
+    living = async_circuit(bus, "living")
+    dying = [AsyncCircuitBreaker(f"c{number}", bus=bus) for number in range(2_000)]
+    del dying
+    assert bus.circuits() == [living]
+    run_async(living.force_open())
+    assert len(recorder.events_seen) == 2_000
+
+
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     """Only reference counts free anything."""
@@ -1749,7 +1820,7 @@ def no_collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("make", [circuit, async_circuit], ids=["sync", "async"])
-def test_a_dropped_breaker_is_freed_at_once(make: Callable[..., Breaker]) -> None:
+def test_a_dropped_breaker_is_freed_at_once(make: Callable[..., AnyBreaker]) -> None:
     """No cycle holds a breaker, with listeners and after calls neither, and its own listeners go with it."""
     bus, everywhere = Bus(), EventRecorder()
     bus.attach(everywhere)
@@ -1812,9 +1883,10 @@ def test_ten_thousand_circuits_leave_nothing_behind() -> None:
         for _ in range(10):
             circuits = [CircuitBreaker(f"c{number}", bus=bus) for number in range(1_000)]
             subscriptions = [cb.attach(Closing()) for cb in circuits]
-            for subscription in subscriptions[::2]:
-                subscription.close()
-            del circuits, subscriptions, subscription
+            while subscriptions:
+                subscriptions.pop().close()
+                subscriptions.pop()
+            del circuits
             assert bus.circuits() == []
     assert len(recorder.events_seen) == 10_000
     assert alive(*kinds) == before

@@ -150,11 +150,14 @@ def fails(error: Exception) -> Callable[..., Any]:
     return fail
 
 
+def conditions(output: str) -> dict[str, str]:
+    return dict(line.split(maxsplit=1) for line in output.splitlines())
+
+
 def listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **points: Point) -> dict[str, str]:
     monkeypatch.setattr(_plugins, "entry_points", lambda: points)
     assert cli.main(["listeners"]) == 0
-    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    return dict((name, condition) for name, condition in rows)
+    return conditions(capsys.readouterr().out)
 
 
 def test_listeners_tells_the_condition_of_each(
@@ -198,7 +201,7 @@ def test_listeners_of_this_installation() -> None:
     """The log listener needs nothing; without structlog its listener names the extra that brings it."""
     done = without("structlog", "listeners")
     assert done.returncode == 0
-    rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    rows = conditions(done.stdout)
     assert rows["log"] == "ready: fluxgate.listeners.log.LogListener"
     assert rows["structlog"].startswith("missing: StructlogListener needs structlog")
     assert "'structlog'" in rows["structlog"]

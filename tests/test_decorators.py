@@ -9,6 +9,7 @@ import inspect
 import keyword
 import linecache
 import operator
+import pickle
 import traceback
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from inspect import Parameter, Signature
@@ -22,6 +23,8 @@ from tests.faces import ASYNC, SYNC, Make, both, finish
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+cb, acb = CircuitBreaker("shop", bus=Bus()), AsyncCircuitBreaker("shop", bus=Bus())
 
 MUTABLE: list[int] = []
 SENTINEL = object()
@@ -191,6 +194,17 @@ def test_the_dress_of_the_function_is_kept(index: int) -> None:
     assert inspect.isfunction(wrapped)
 
 
+@cb
+def travelling(a: int) -> int:
+    return a
+
+
+def test_a_decorated_function_pickles_as_ever() -> None:
+    """By its name, so that process pools can call it."""
+    assert pickle.loads(pickle.dumps(travelling)) is travelling
+    assert pickle.loads(pickle.dumps(Shop.method)) is Shop.method
+
+
 @both
 def test_a_fallback_keeps_the_dress_too(make: Make) -> None:
     """With ``@cb(fallback=f)`` the function has its signature, its name and its breaker all the same."""
@@ -213,8 +227,6 @@ def test_brackets_without_options_decorate_as_well(make: Make) -> None:
 
 
 # -- methods --------------------------------------------------------------------------------------------------------
-
-cb, acb = CircuitBreaker("shop", bus=Bus()), AsyncCircuitBreaker("shop", bus=Bus())
 
 
 class Shop:

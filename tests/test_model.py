@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import and_, or_
 from queue import SimpleQueue
-from threading import Thread
 from types import coroutine
 from typing import Any, ClassVar
 
@@ -63,7 +63,7 @@ TICK = 0.125
 """The common step. All times are binary fractions, so that floats add up exactly and no call ends beside a boundary."""
 PATIENCE = 30.0
 """Seconds after which a thread that has said nothing hangs."""
-NAMES = {kind.__name__: kind for kind in events.EVENT_TYPES}
+MOST_IN_FLIGHT = 12
 PARKED: Any = object()
 
 
@@ -181,14 +181,25 @@ def real(**rules: Any) -> dict[str, Any]:
 # The ways of calling: each is a call that parks in the middle and is told how to end
 
 
-class Order:
-    """How the protected code is to end."""
+@dataclass(frozen=True)
+class Ending:
+    """How a call is to end."""
 
-    def __init__(self, outcome: Outcome, error: BaseException | None, close: bool) -> None:
-        self.outcome = outcome
+    outcome: Outcome
+    close: bool = False
+    """Cancelled from outside, where there is something to close, instead of by an error from within."""
+
+
+SUCCESS = Ending(Outcome())
+
+
+class Order:
+    """What the protected code is told to do."""
+
+    def __init__(self, ending: Ending, error: BaseException | None) -> None:
+        self.outcome = ending.outcome
+        self.close = ending.close
         self.error = error
-        self.close = close
-        """A generator is closed from outside instead of raising."""
 
     def act(self) -> Any:
         if self.error is not None:
@@ -214,16 +225,17 @@ class Stepped:
 
 
 class Threaded:
-    """A call that parks a thread of its own; its steps are taken in turns, so nothing is left to chance."""
+    """A call that parks a thread; thread and test take turns, so that nothing is left to chance."""
+
+    threads: ClassVar[ThreadPoolExecutor]
 
     def __init__(self, work: Callable[[Callable[[], Order]], Any]) -> None:
         self._work = work
         self._orders: SimpleQueue[Order] = SimpleQueue()
         self._replies: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._thread = Thread(target=self._run, daemon=True)
 
     def start(self) -> Any:
-        self._thread.start()
+        self.threads.submit(self._run)
         return self._reply()
 
     def finish(self, order: Order) -> Any:
@@ -243,8 +255,6 @@ class Threaded:
 
     def _reply(self) -> Any:
         value, error = self._replies.get(timeout=PATIENCE)
-        if value is not PARKED:
-            self._thread.join(PATIENCE)
         try:
             if error is not None:
                 raise error
@@ -415,75 +425,81 @@ class Ear:
         self.due: list[Published] = []
 
 
-# Random choices
+# Random choices: few draws a step, since drawing is what takes the time
 
-moments = st.sampled_from((0.0, 0.0, 1 / 256, 2 / 256, 4 / 256))  # about as long as the lane stays open
-short_times = st.integers(0, 24).map(lambda ticks: ticks * TICK)
-long_times = st.integers(0, 240).map(lambda ticks: ticks * TICK)
-windows = st.one_of(
-    st.tuples(st.just("count"), st.sampled_from((8, 5, 3, 2, 1))), st.tuples(st.just("time"), st.sampled_from((6.25, 12.5, 25.0, 100.0)))
+instants = st.sampled_from((0.0, 1 / 256, 2 / 256, 4 / 256))  # about as long as the lane takes outcomes without a look
+durations = st.sampled_from((0.0, 0.0, 0.0, 1 / 256, 2 / 256, 4 / 256, TICK, 0.25, 0.5, 0.5, 1.0, 1.5, 2.0, 3.0))
+pauses = st.sampled_from((1 / 256, 4 / 256, TICK, 0.25, 0.5, 0.5, 1.0, 2.0, 2.5, 5.0, 12.5, 30.0))
+windows = st.sampled_from(
+    (*((("count", size)) for size in (8, 5, 3, 2, 1)), *((("time", size)) for size in (100 / 128, 6.25, 12.5, 25.0, 100.0)))
 )
 tracker_specs = st.sampled_from(
     (("all",), ("all",), ("returned",), ("only", "boom"), ("only", "boom", "refused"), ("not", "quiet"))
 )
-bars = st.tuples(st.just("min_requests"), st.integers(1, 5))
-figures = st.one_of(
-    st.tuples(st.just("failure_rate"), st.sampled_from((0.5, 0.6, 1.0, 1 / 3, 0.25))),
-    st.tuples(st.just("slow_rate"), st.sampled_from((0.5, 1.0, 0.25)), st.sampled_from((None, 0.5, 2.0))),
-    st.tuples(st.just("streak"), st.integers(1, 4)),
+bars = st.sampled_from([("min_requests", count) for count in range(1, 6)])
+steady_figures: list[Spec] = [
+    *(("failure_rate", ratio) for ratio in (0.5, 0.6, 1.0, 1 / 3, 0.25)),
+    *(("streak", count) for count in (2, 3, 4, 1)),
+    *(("slow_rate", ratio, limit) for ratio in (0.5, 1.0) for limit in (None, 0.5, 2 / 256)),
+]
+figures = st.sampled_from(
+    steady_figures
+    + [("avg_latency", seconds) for seconds in (0.25, 0.5, 1.5)]
+    + [("successes", count) for count in (2, 3, 5)]
 )
-more_figures = st.one_of(
-    figures,
-    st.tuples(st.just("avg_latency"), st.sampled_from((0.25, 0.5, 1.5))),
-    st.tuples(st.just("successes"), st.integers(2, 5)),
-)
-scopes = st.sampled_from(((), (), (("closed",),), (("half_opened",),)))
 conjunctions = st.builds(
-    lambda scope, bar, rest: (*scope, *bar, *rest),
-    scopes,
+    lambda scope, bar, one, other: (*scope, *bar, one, *other),
+    st.sampled_from(((), (), (("closed",),), (("half_opened",),))),
     st.one_of(st.just(()), bars.map(lambda bar: (bar,))),
-    st.one_of(figures, figures, st.lists(more_figures, min_size=1, max_size=2)).map(
-        lambda chosen: tuple(chosen) if isinstance(chosen, list) else (chosen,)
-    ),
+    st.one_of(st.sampled_from(steady_figures), figures),
+    st.one_of(st.just(()), figures.map(lambda figure: (figure,))),
 )
 alternatives = st.one_of(
+    st.sampled_from(steady_figures).map(lambda figure: ((figure,),)),
     st.lists(conjunctions, min_size=1, max_size=3).map(tuple),
     # both states spoken for, as the default has it
     st.builds(lambda one, two: ((("closed",), *one), (("half_opened",), *two)), conjunctions, conjunctions),
-    st.builds(lambda bar, some: tuple((bar, *each) for each in some), bars, st.lists(conjunctions, min_size=2, max_size=3)),
+    st.builds(lambda bar, one, two: ((bar, *one), (bar, *two)), bars, conjunctions, conjunctions),
     bars.map(lambda bar: ((bar,),)),
 )
-retry_specs = st.one_of(
-    st.tuples(st.just("cooldown"), short_times),
-    st.tuples(st.just("cooldown"), short_times),
-    st.tuples(st.just("backoff"), st.sampled_from((0.5, 1.0)), st.sampled_from((1.5, 2.0, 3.0)), st.sampled_from((2.0, 9.0))),
-    st.just(("always",)),
-    st.just(("never",)),
-    st.tuples(st.just("stairs"), st.just(0.5), st.just(1.0)),
+retry_specs = st.sampled_from(
+    (
+        *(("cooldown", seconds) for seconds in (0.5, 1.0, 2.5, 0.0)),
+        *(("backoff", initial, multiplier, 4.0) for initial in (0.5, 1.0) for multiplier in (2.0, 1.5, 3.0)),
+        ("stairs", 0.5, 1.0),
+        ("always",),
+        ("never",),
+    )
 )
-permit_specs = st.one_of(
-    st.just(("all",)),
-    st.just(("all",)),
-    st.tuples(st.sampled_from(("from", "until", "odd")), st.sampled_from((0.25, 0.5, 1.0))),
+permit_specs = st.sampled_from(
+    (*(("all",),) * 5, *((name, seconds) for name in ("from", "until", "odd") for seconds in (0.25, 1.0)))
 )
 CHOICES: dict[str, st.SearchStrategy[Any]] = {
     "tracker": tracker_specs,
     "tripper": alternatives,
     "retry": retry_specs,
     "permit": permit_specs,
-    "slow_threshold": st.sampled_from((0.25, 0.5, 1.0, 60.0)),
+    "slow_threshold": st.sampled_from((0.5, 60.0, 1.0, 0.25, 2 / 256)),
     "max_half_open_calls": st.sampled_from((10, 3, 2, 1)),
-    "half_open_timeout": st.sampled_from((0.5, 1.0, 2.5, 30.0)),
+    "half_open_timeout": st.sampled_from((1.0, 0.5, 2.5, 30.0)),
 }
 rules_specs = st.builds(Rules, window=windows, **CHOICES)
-changes = st.fixed_dictionaries({}, optional=CHOICES).filter(bool)
-outcomes = st.one_of(
-    st.sampled_from(("", "", "boom", "boom", "quiet", "refused")).map(lambda error: Outcome(error=error)),
-    st.just(Outcome(value="bad")),
-    st.sampled_from(("task", "ctrl-c", "exit")).map(lambda cause: Outcome(error="cancelled", text=cause)),
+changes = st.one_of(
+    st.builds(lambda **chosen: chosen, **CHOICES),
+    *(values.map(lambda value, name=name: {name: value}) for name, values in CHOICES.items()),
 )
+endings = st.sampled_from(
+    (
+        *(Ending(Outcome(error=error)) for error in ("", "boom", "", "boom", "quiet", "refused")),
+        Ending(Outcome(value="bad")),
+        *(Ending(Outcome(error="cancelled", text=cause)) for cause in ("task", "ctrl-c", "exit")),
+        Ending(Outcome(error="cancelled", text="task"), close=True),
+    )
+)
+# successes and failures in a row: the digits of a number
 mixtures = st.one_of(
-    st.lists(st.sampled_from(("", "", "", "boom")), min_size=1, max_size=12),
+    st.integers(1, 2**9).map(lambda number: ["boom" if digit == "1" else "" for digit in f"{number:b}"]),
+    st.integers(1, 8**5).map(lambda number: ["boom" if digit == "7" else "" for digit in f"{number:o}"]),
     st.integers(1, 12).map(lambda count: ["boom"] * count),
     st.integers(1, 12).map(lambda count: [""] * count),
 )
@@ -527,7 +543,7 @@ class Life(RuleBasedStateMachine):
         if isinstance(recorder, AsyncRecorder):  # a constructor cannot await: the news of it waits for the first call
             self.configure({"slow_threshold": rules.slow_threshold})
         if prelude:
-            self.calls("function", Outcome(error="boom"), False, 0.0, 1)
+            self.calls("function", Ending(Outcome(error="boom")), 0.0, 1)
             if prelude > 1:
                 self.knock("acquire", None, 0.0)
             self.configure(wanted)
@@ -537,37 +553,41 @@ class Life(RuleBasedStateMachine):
     @rule(way=way_names)
     def start(self, way: str) -> None:
         """A call is admitted and stays in flight, or is refused."""
-        if len(self.in_flight) < 12:
+        if len(self.in_flight) < MOST_IN_FLIGHT:
             self._start(way)
 
     @precondition(lambda self: self.in_flight)
-    @rule(index=st.integers(0, 11), outcome=outcomes, close=st.booleans())
-    def finish(self, index: int, outcome: Outcome, close: bool) -> None:
-        """A call in flight ends."""
-        self._finish(index % len(self.in_flight), outcome, close)
+    @rule(index=st.integers(0, MOST_IN_FLIGHT - 1), ending=endings, punctual=st.booleans())
+    def finish(self, index: int, ending: Ending, punctual: bool) -> None:
+        """A call in flight ends; a punctual probe at the very moment in which it loses its place."""
+        index %= len(self.in_flight)
+        limit = self.in_flight[index][2].loses_place_at
+        if punctual and limit is not None:
+            self.clock.advance(max(limit - self.clock.monotonic(), 0.0))
+        self._finish(index, ending)
 
     @precondition(lambda self: len(self.in_flight) > 1)
     @rule(errors=mixtures)
     def finish_several(self, errors: list[str]) -> None:
         """Calls in flight end one after the other, the oldest first."""
         for error in errors[: len(self.in_flight)]:
-            self._finish(0, Outcome(error=error), False)
+            self._finish(0, Ending(Outcome(error=error)))
 
-    @rule(way=way_names, outcome=outcomes, close=st.booleans(), seconds=st.one_of(moments, short_times), count=st.integers(1, 3))
-    def calls(self, way: str, outcome: Outcome, close: bool, seconds: float, count: int) -> None:
+    @rule(way=way_names, ending=endings, seconds=durations, count=st.integers(1, 3))
+    def calls(self, way: str, ending: Ending, seconds: float, count: int) -> None:
         """Whole calls, one after the other."""
         for _ in range(count):
             if self._start(way):
                 self.clock.advance(seconds)
-                self._finish(len(self.in_flight) - 1, outcome, close)
+                self._finish(-1, ending)
 
-    @rule(way=way_names, errors=mixtures, seconds=moments)
+    @rule(way=way_names, errors=mixtures, seconds=instants)
     def series(self, way: str, errors: list[str], seconds: float) -> None:
-        """Many calls that take next to no time."""
-        for error in errors:
+        """Many calls, every other of which takes a moment."""
+        for index, error in enumerate(errors):
             if self._start(way):
-                self.clock.advance(seconds)
-                self._finish(len(self.in_flight) - 1, Outcome(error=error), False)
+                self.clock.advance(seconds * (index % 2))
+                self._finish(-1, Ending(Outcome(error=error)))
 
     @precondition(lambda self: self.model.retry_after(self.clock.monotonic()) is not None)
     @rule(way=way_names, errors=st.one_of(mixtures, st.none()), early=st.sampled_from((0.0, 0.0, 0.0, TICK)))
@@ -581,18 +601,20 @@ class Life(RuleBasedStateMachine):
         else:
             self.series(way, errors, 0.0)
 
-    @rule(seconds=st.one_of(moments, short_times, long_times))
+    @rule(seconds=pauses)
     def wait(self, seconds: float) -> None:
         """Time passes."""
         self.clock.advance(seconds)
 
-    @rule(index=st.integers(0, 11), early=st.sampled_from((0.0, 0.0, TICK)))
-    def wait_until_something_is_over(self, index: int, early: float) -> None:
-        """Time passes until a wait, a probe's time or a remembered call is over, or nearly so."""
+    @rule(index=st.integers(0, 11), early=st.sampled_from((0.0, 0.0, 1 / 256)), then=st.sampled_from(("", "boom", None)))
+    def wait_until_something_is_over(self, index: int, early: float, then: str | None) -> None:
+        """Time passes until a wait, a probe's time or a remembered call is over, or nearly so, and a call may come."""
         now = self.clock.monotonic()
         moments = sorted({moment - early for moment in self.model.moments() if moment - early > now})
         if moments:
             self.clock.advance(moments[index % len(moments)] - now)
+            if then is not None and self._start("function"):
+                self._finish(-1, Ending(Outcome(error=then)))
 
     @rule(seconds=st.sampled_from((-86_400.0, -3.0, 7.0, 86_400.0)))
     def wall_clock_jumps(self, seconds: float) -> None:
@@ -665,7 +687,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         for _, task, _ in self.in_flight:
             with suppress(BaseException):
-                task.finish(Order(Outcome(), None, False))
+                task.finish(Order(SUCCESS, None))
 
     # how they are taken, on both sides
 
@@ -685,15 +707,15 @@ class Life(RuleBasedStateMachine):
         self._compare_refusal(refused.value, admission)
         return False
 
-    def _finish(self, index: int, outcome: Outcome, close: bool) -> None:
+    def _finish(self, index: int, ending: Ending) -> None:
         way, task, admitted = self.in_flight.pop(index)
+        outcome = ending.outcome
         error = ERRORS[outcome.error](outcome.text or "no route") if outcome.error else None
         text = str(error) if error else f"judged a failure by {real_tracker(('returned',))!r}"
-        close = close and outcome.error == "cancelled"
         valueless = way in VALUELESS or (self.asynchronous and way == "generator")
         known = replace(outcome, text=text, value=None if valueless else outcome.value)
         self.model.settle(admitted, known, self.clock.monotonic(), self.clock.time())
-        order = Order(outcome, error, close)
+        order = Order(ending, error)
         if isinstance(error, Exception) and way in FALLING_BACK:
             self.model.fall_back(outcome.error, self.clock.time())
             assert task.finish(order) == "fallback"
@@ -743,6 +765,16 @@ class Life(RuleBasedStateMachine):
                     assert getattr(event, name) == value, name
 
 
+SETTINGS = settings(
+    max_examples=int(__import__("os").environ.get("EX", "100")),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+    report_multiple_bugs=False,
+)
+
+
 @pytest.mark.filterwarnings("ignore:.* never holds the ")
 @pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize(
@@ -758,11 +790,7 @@ def test_a_circuit_lives_as_its_rules_say(
 ) -> None:
     """Whatever happens to a circuit, it tells, decides and counts what a plain reading of the rules gives."""
     monkeypatch.setattr(_core, "_GIL", gil and _core._GIL)
-    life = type("Life", (Life,), {"asynchronous": colour == "async", "listened": (listened,)})
-    run_state_machine_as_test(
-        life,
-        settings=settings(
-            max_examples=int(__import__("os").environ.get("EX", "60")), stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
-        ),
-    )
+    with ThreadPoolExecutor(MOST_IN_FLIGHT + 1) as threads:
+        monkeypatch.setattr(Threaded, "threads", threads, raising=False)
+        life = type("Life", (Life,), {"asynchronous": colour == "async", "listened": (listened,)})
+        run_state_machine_as_test(life, settings=SETTINGS)

@@ -211,6 +211,25 @@ def test_listeners_are_closed_at_exit() -> None:
     ]
 
 
+@pytest.mark.parametrize("attached", ["cb.attach(Listener())", "cb.attach(Listener(), delivery='background')"])
+def test_a_close_that_never_ends_does_not_hang_the_exit(attached: str) -> None:
+    """An async `close()` that waits for ever is given up like a listener that does."""
+    source = HEAD + dedent(f"""
+        class Listener:
+            async def __call__(self, event):
+                pass
+
+            async def close(self):
+                await asyncio.Event().wait()
+
+        cb = AsyncCircuitBreaker("payments")
+        {attached}
+        asyncio.run(cb.force_open())
+        say("end")
+    """)
+    assert script(source).stdout.splitlines() == ["end"]
+
+
 def test_a_listener_that_was_detached_at_exit_is_not_closed_twice() -> None:
     """A program that closes its subscription in an exit handler, before or after Fluxgate's own, closes it once."""
     lines = program(
@@ -559,6 +578,38 @@ def test_a_child_does_not_wait_for_the_parents_threads() -> None:
         thread.join()
     """)
     assert lines == []
+
+
+@forks
+def test_a_child_can_bury_though_the_parent_was_at_it() -> None:
+    """A fork while another thread tells of a dead circuit leaves the child able to tell of its own dead ones."""
+    lines = forking("""
+        inside, go_on = threading.Event(), threading.Event()
+
+        def slow(event):
+            if os.getpid() == parent:
+                inside.set()
+                go_on.wait(10)
+            else:
+                say(event.circuit_name)
+
+        def child():
+            cb = CircuitBreaker("child's")
+            del cb
+            fluxgate.circuits()
+
+        parent = os.getpid()
+        fluxgate.attach(slow, CircuitRetired)
+        cb = CircuitBreaker("parent's")
+        del cb
+        thread = threading.Thread(target=fluxgate.circuits)
+        thread.start()
+        inside.wait(10)
+        fork(child)
+        go_on.set()
+        thread.join()
+    """)
+    assert lines == ["child's"]
 
 
 @forks

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxgate import CallNotPermittedError, Custom, Returned, State, TypeOf
-from fluxgate.events import CallFailed, CallIgnored, CallSucceeded
+from fluxgate import CallNotPermittedError, Custom, FailureStreak, Returned, State, TypeOf
+from fluxgate.events import CallFailed, CallIgnored, CallSucceeded, Event
 from fluxgate.trackers import All, Tracker
-from tests.faces import Make, both
+from tests.faces import STATES_ONLY, Make, both
 
 ERRORS: list[Exception] = [
     ValueError(),
@@ -228,6 +228,26 @@ def test_a_returned_value_can_be_a_failure(make: Make) -> None:
     assert failed.error_type == "int"
     assert failed.error == "judged a failure by (All() | Returned(is_five))"
     assert (circuit.metrics.total_count, circuit.metrics.failure_count) == (2, 1)
+
+
+@both
+@pytest.mark.parametrize("hears", [STATES_ONLY, (Event,)], ids=["quiet", "heard"])
+def test_every_returned_value_is_judged(make: Make, hears: tuple[type[Event], ...]) -> None:
+    """After any number of good ones, from a steady circuit too, and by a tracker that `configure` brings in."""
+    circuit = make(hears=hears, tripper=FailureStreak(2), tracker=Returned(is_five))
+    answer = circuit.protect(lambda value: value)
+    for value in (1, 1, 1, 5, 1, 5, 5):
+        assert circuit.state == "closed"
+        answer(value)
+    assert circuit.state == "open"
+    circuit.steer("reset")
+    circuit.steer("configure", tracker=All())
+    for value in (5, 5, 5):
+        answer(value)
+    circuit.steer("configure", tracker=Returned(is_five))
+    answer(5)
+    circuit.acquire().success(5)
+    assert circuit.state == "open"
 
 
 @both

@@ -237,9 +237,14 @@ def test_info_is_a_picture_of_one_moment(make: Make) -> None:
         ),
         (
             CallNotPermittedError("payments", State.HALF_OPEN, 0.0),
-            "circuit 'payments' is half-open and has no place for this call",
+            "circuit 'payments' is half-open and did not take this call as a probe",
+        ),
+        (
+            CallNotPermittedError("payments", State.HALF_OPEN, 0.0, VERDICT),
+            "circuit 'payments' is half-open and did not take this call as a probe; it had opened on: a",
         ),
         (CallNotPermittedError("payments", State.FORCED_OPEN), "circuit 'payments' is forced open"),
+        (CallNotPermittedError("payments", State.FORCED_OPEN, None, VERDICT), "circuit 'payments' is forced open: a"),
     ],
     ids=str,
 )

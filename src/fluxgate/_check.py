@@ -118,3 +118,15 @@ def several(value: Any, what: str) -> tuple[Any, ...]:
 def title(function: Any) -> str:
     """How an error names a function."""
     return getattr(function, "__qualname__", None) or got(function)
+
+
+def fallback(value: Any) -> None:
+    """Something that answers in a function's place.
+
+    Raises:
+        TypeError: it cannot be called, or it is a class, which would take the exception for its first argument.
+    """
+    if isinstance(value, type):
+        raise TypeError(f"fallback must be a function of the exception, got the class {value.__name__}")
+    if not callable(value):
+        raise TypeError(f"fallback must be a function of the exception, got {got(value)}")

@@ -142,7 +142,7 @@ class Core(Teller):
         tracker = self.machine.rules.tracker
         if tracker.judges_values and value is not NO_VALUE:
             try:
-                failed = tracker.judge_value(value)
+                failed = bool(tracker.judge_value(value))
             except Exception as error:
                 self.fault("tracker", tracker, error)
                 failed = True
@@ -176,7 +176,7 @@ class Core(Teller):
         tracker = self.machine.rules.tracker
         try:
             asked = tracker.judges_errors and (tracker.names_rejections or not isinstance(error, CallNotPermittedError))
-            failed = asked and tracker(error)
+            failed = asked and bool(tracker(error))
         except Exception as fault:
             self.fault("tracker", tracker, fault)
             failed = True
@@ -308,7 +308,7 @@ class Core(Teller):
             raise TypeError(f"configure takes {', '.join(Changes.__annotations__)}; got {', '.join(unknown)}")
         now, wall = self.clock.monotonic(), self.clock.time()
         with self.lock:
-            rules = amend(self.machine.rules, **parameters)
+            rules = amend(self.machine.rules, stacklevel=4, **parameters)
             self._fold()
             self.machine.configure(rules)
             self.publish(Reconfigured, wall, changed=tuple(parameters), **rules.words())

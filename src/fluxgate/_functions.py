@@ -26,7 +26,7 @@ def is_async(function: Any) -> bool:
     return kind_of(function) == "coroutine function"
 
 
-def refuse_coroutine(result: Any, what: str) -> Any:
+def refuse_coroutine(result: Any, what: str = "the function") -> Any:
     """`result`, unless it is a coroutine that nobody here would await.
 
     Raises:

@@ -270,13 +270,13 @@ class Machine:
             if not trips and not recovers:
                 self._settle_down(now)
                 return
-            if classic:
-                verdict = Verdict(repr(tripper), trips, f"the first probe {'failed' if failed else 'succeeded'}")
-            else:
-                verdict = tripper.explain(metric, asked_as, self._streak, patient=patient)
         except Exception as error:
             self.news.append(Fault(role="tripper", rule=tripper, error=error))
             return
+        if classic:
+            verdict = Verdict(repr(tripper), trips, f"the first probe {'failed' if failed else 'succeeded'}")
+        else:
+            verdict = self._explain(metric, asked_as, patient, trips)
         if not trips:
             self._move(CLOSED, Trigger.RECOVERY, verdict, now, wall)
         elif self.state is METRICS_ONLY:
@@ -292,6 +292,14 @@ class Machine:
             self._start_recording()
         else:
             self._move(OPEN, Trigger.TRIPPER, verdict, now, wall, hint=hint)
+
+    def _explain(self, metric: Metric, state: State, patient: bool, trips: bool) -> Verdict:
+        tripper = self.rules.tripper
+        try:
+            return tripper.explain(metric, state, self._streak, patient=patient)
+        except Exception as error:
+            self.news.append(Fault(role="tripper", rule=tripper, error=error))
+            return Verdict(type(tripper).__name__, trips)
 
     def _settle_down(self, now: float) -> None:
         """Begin a steady stretch where the rules and the state allow one."""
@@ -353,6 +361,7 @@ class Machine:
         self.state = state
         self.changed_at = wall
         self._probes = {}
+        self._unsettle()
         wait = None
         if state is OPEN:
             if old is HALF_OPEN:

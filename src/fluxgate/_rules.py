@@ -90,7 +90,7 @@ def given(**parameters: Any) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def amend(rules: Rules, **parameters: Any) -> Rules:
+def amend(rules: Rules, *, stacklevel: int = 3, **parameters: Any) -> Rules:
     """`rules` with each parameter checked and put in.
 
     Raises:
@@ -108,7 +108,7 @@ def amend(rules: Rules, **parameters: Any) -> Rules:
     tripper = changed.tripper
     if tripper.applies(CLOSED) and tripper.least(CLOSED) > changed.window.capacity:
         text = f"{changed.window!r} never holds the {tripper.least(CLOSED)} calls that {tripper!r} needs"
-        warnings.warn(f"{text}: a closed circuit cannot trip by it", UserWarning, stacklevel=3)
+        warnings.warn(f"{text}: a closed circuit cannot trip by it", UserWarning, stacklevel=stacklevel)
     return changed
 
 

@@ -36,6 +36,7 @@ class Outlet:
         self.is_async = is_async(listener)
         self.uses = 0
         self.failures = 0
+        self._closed = False
         self._worker: Worker | None = None
 
     @property
@@ -46,8 +47,9 @@ class Outlet:
         return self._worker
 
     def close(self) -> None:
-        """The last subscription is gone: stop the thread and tell the listener."""
-        closing = getattr(self.listener, "close", None)
+        """The last subscription is gone, or the process ends: stop the thread and tell the listener, once."""
+        closing = None if self._closed else getattr(self.listener, "close", None)
+        self._closed = True
         if callable(closing):
             try:
                 result = closing()
@@ -142,6 +144,12 @@ class Subscription:
         while any(thread != me for thread in self._busy) and time.monotonic() < deadline:
             time.sleep(0.001)
         self._end()
+
+    def reset(self) -> None:
+        """In a forked child: the other threads' calls are not here."""
+        self._busy = [thread for thread in self._busy if thread == get_ident()]
+        if self._box is not None:
+            self._box.reset()
 
     def retire(self) -> None:
         """Its circuit is gone: it ends as soon as what waits for it has been delivered, which nobody waits for."""

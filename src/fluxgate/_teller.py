@@ -9,7 +9,7 @@ the order holds.
 import weakref
 from collections import deque
 from collections.abc import Coroutine, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from contextvars import copy_context
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any
@@ -172,7 +172,8 @@ class Teller:
         if self.outbox:
             loop = running_loop() if in_loop else self._home()
             if loop is not None and self.awaits:
-                loop.call_soon_threadsafe(lambda: spawn(loop, self.deliver_async()))
+                with suppress(RuntimeError):  # it was closed just now: the next call goes on
+                    loop.call_soon_threadsafe(lambda: spawn(loop, self.deliver_async()))
                 return
             claim = self._take_claim()
             if claim is not None:
@@ -276,7 +277,8 @@ class Teller:
 
     def after_fork(self) -> None:
         """In the child: the other threads are gone, and what was to be told is told by the parent."""
-        if self._claim is not None and self._claim.thread != get_ident():
+        claim = self._claim
+        if claim is not None and (claim.thread != get_ident() or claim.loop is not None):
             self._claim = None
         while self.outbox:
             letter = self.outbox.popleft()

@@ -11,7 +11,7 @@ and backward jumps only, and even elsewhere the worst is a stale outcome that is
 import linecache
 from collections.abc import Callable
 from functools import cache, update_wrapper
-from types import FunctionType
+from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._functions import refuse_coroutine, require_awaitable
@@ -85,6 +85,7 @@ try:
         except GeneratorExit:
             raise
         except BaseException as _thrown:
+            _thrown.__traceback__ = _thrown.__traceback__.tb_next  # as it came, without this frame
             _item = await _source.athrow(_thrown)
         else:
             _item = await _source.asend(_sent)
@@ -94,17 +95,18 @@ finally:
     await _source.aclose()"""
 
 _RUN = {
-    "function": "_value = _func({arguments})",
+    "function": "_value = _func({arguments})\nif _value.__class__ is CoroutineType:\n    refuse_coroutine(_value)",
     "coroutine function": "_value = await _func({arguments})",
     "generator function": "_value = yield from _func({arguments})",
     "async generator function": _DELEGATE,
 }
 _RUN_METHOD = {
-    "function": "_value = refuse_coroutine(func(*args, **kwargs), 'the function')",
+    "function": "_value = refuse_coroutine(func(*args, **kwargs))",
     "coroutine function": "_value = await require_awaitable(func(*args, **kwargs))",
 }
 _SCOPE = {
     "CallNotPermittedError": CallNotPermittedError,
+    "CoroutineType": CoroutineType,
     "refuse_coroutine": refuse_coroutine,
     "require_awaitable": require_awaitable,
 }

@@ -1,6 +1,5 @@
 """Background delivery: a bounded queue a subscription, and one daemon thread with an event loop a listener."""
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -100,6 +99,7 @@ class Mailbox:
         self._waiting.clear()
         self._scheduled = False
         self._dropped = 0
+        self._last_drop = None
 
 
 class Worker:
@@ -198,5 +198,7 @@ class Worker:
 
     def drain_here(self) -> None:
         """Where no thread could be started any more, at the interpreter's end: deliver in this one."""
-        if self._thread is None and self._ready and "asyncio" in sys.modules:
-            sys.modules["asyncio"].run(self._empty_all())
+        if self._thread is None and self._ready:
+            import asyncio
+
+            asyncio.run(self._empty_all())

@@ -120,7 +120,7 @@ class CircuitBreaker(Face):
             return run_fallback(error)
 
     def _fallback(self, fallback: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
-        _check.function(fallback, "fallback")
+        _check.fallback(fallback)
         if kind_of(fallback) != "function":
             got = f"{kind_of(fallback)} {_check.title(fallback)}"
             raise TypeError(f"CircuitBreaker needs a plain function as fallback, got the {got}")
@@ -312,7 +312,7 @@ class AsyncCircuitBreaker(Face):
             return await run_fallback(error)
 
     def _fallback(self, fallback: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
-        _check.function(fallback, "fallback")
+        _check.fallback(fallback)
         if "generator" in kind_of(fallback):
             raise TypeError(f"a fallback returns its answer, got the {kind_of(fallback)} {_check.title(fallback)}")
         core = self._core

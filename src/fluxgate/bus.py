@@ -42,6 +42,8 @@ class Bus:
         """Circuits that nobody references any more. A finalizer may only append here; `bury` does the work."""
         self.stranded: deque[Core] = deque()
         """Retired circuits whose last events wait for an event loop."""
+        self._retired: weakref.WeakSet[Core] = weakref.WeakSet()
+        self._forking: list[Core] = []
         self._burying = False
         self._circuits: set[_Reference] = set()
         self._subscriptions: tuple[Subscription, ...] = ()
@@ -73,6 +75,7 @@ class Bus:
         with self.lock:
             mine = [reference for reference in self._circuits if reference.core is core]
             self._circuits.difference_update(mine)
+            self._retired.add(core)
         if mine:
             core.retire()
             if core.outbox:
@@ -277,19 +280,20 @@ class Bus:
     def before_fork(self) -> None:
         """Hold every lock while the process forks, so that the child finds each circuit whole."""
         self.lock.acquire()
-        for reference in self._circuits:
-            reference.core.lock.acquire()
+        self._forking = [*(reference.core for reference in self._circuits), *self._retired]
+        for core in self._forking:
+            core.lock.acquire()
 
     def after_fork(self, *, child: bool) -> None:
         """Release them; in the child the threads are gone and start anew when needed."""
-        for reference in self._circuits:
+        for core in self._forking:
             if child:
-                reference.core.after_fork()
-            reference.core.lock.release()
+                core.after_fork()
+            core.lock.release()
+        self._forking = []
         if child:
             for subscription in (*self._subscriptions, *self._own):
-                if subscription.box is not None:
-                    subscription.box.reset()
+                subscription.reset()
             for outlet in self._outlets.values():
                 outlet.reset()
         self.lock.release()

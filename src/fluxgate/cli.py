@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .errors import MissingExtraError
@@ -100,8 +99,9 @@ def _new_file(path: str) -> TextIO:
 def _demo(arguments: argparse.Namespace) -> int:
     from .demo import run
 
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without → shows the rest all the same
+    reconfigure: Any = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")  # a terminal without → shows the rest all the same
     with arguments.log or nullcontext() as log:
         return run(arguments.duration, as_json=arguments.json, log=log)
 

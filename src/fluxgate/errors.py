@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from .metric import Verdict
 from .state import State
 
-_SUFFIX = {
-    State.HALF_OPEN: "is half-open and has no place for this call",
-    State.FORCED_OPEN: "is forced open",
+_REFUSALS = {
+    State.HALF_OPEN: ("is half-open and did not take this call as a probe", "; it had opened on: "),
+    State.FORCED_OPEN: ("is forced open", ": "),
 }
 
 
@@ -66,12 +66,11 @@ class CallNotPermittedError(Exception):
     @property
     def message(self) -> str:
         """The whole explanation in one sentence."""
-        parts = [f"circuit {self.circuit_name!r} {_SUFFIX.get(self.state, 'is open')}"]
+        refused, because = _REFUSALS.get(self.state, ("is open", ": "))
+        text = f"circuit {self.circuit_name!r} {refused}"
         if self.verdict is not None:
-            parts.append(f": {self.verdict}")
-        if self.retry_after:
-            parts.append(f"; retry after {self.retry_after:.1f} s")
-        return "".join(parts)
+            text += f"{because}{self.verdict}"
+        return f"{text}; retry after {self.retry_after:.1f} s" if self.retry_after else text
 
     def __str__(self) -> str:
         return self.message

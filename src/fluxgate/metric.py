@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from . import _check
 from ._record import Record
 
 _NO_COUNTS: Mapping[float, int] = MappingProxyType({})
@@ -38,11 +39,13 @@ class Metric(Record):
         slow_count: int,
         slow_counts: Mapping[float, int] = _NO_COUNTS,
     ) -> None:
+        if not isinstance(slow_counts, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"slow_counts must be a mapping from thresholds to counts, got {_check.got(slow_counts)}")
         super().__init__(
-            total_count=total_count,
-            failure_count=failure_count,
-            total_duration=total_duration,
-            slow_count=slow_count,
+            total_count=_check.whole(total_count, "total_count", at_least=0),
+            failure_count=_check.whole(failure_count, "failure_count", at_least=0),
+            total_duration=_check.number(total_duration, "total_duration", at_least=0),
+            slow_count=_check.whole(slow_count, "slow_count", at_least=0),
             slow_counts=MappingProxyType(dict(slow_counts)),
         )
 

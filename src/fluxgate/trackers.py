@@ -226,6 +226,10 @@ def as_tracker(value: Any, what: str) -> Tracker:
     Raises:
         TypeError: a class, or something that cannot be called.
     """
+    if _is_exception_class(value):
+        raise TypeError(
+            f"{what} must be a tracker, got the exception class {value.__name__}: pass TypeOf({value.__name__})"
+        )
     _check.instance(value, what, "a tracker")
     if isinstance(value, Tracker):
         return value

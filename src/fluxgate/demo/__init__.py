@@ -18,6 +18,6 @@ def run(duration: float = 20.0, *, as_json: bool = False, log: TextIO | None = N
     """
     for library in ("httpx", "rich"):
         import_extra(library, wanted_by="the demo", package=library, extra="demo")
-    from .run import run
+    from .runner import play
 
-    return run(duration, as_json=as_json, log=log)
+    return play(duration, as_json=as_json, log=log)

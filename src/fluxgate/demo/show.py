@@ -92,11 +92,11 @@ class Show:
         """Say what the run came to; the live view stays above it."""
         if not self._live:
             self._console.print(self._view(now))
-        roomy = self._console.width >= 100
-        self._console.print("", summary(self._circuits.values(), now, gap=roomy), "")
+        gap = 1 if self._console.width >= 100 else 0
+        self._console.print("", summary(self._circuits.values(), now, gap), "")
         quoted = next((line for line in log.splitlines() if "circuit_opened" in line), None)
         if quoted is not None:
-            self._say("So the log listener tells it (--log FILE keeps all of it):")
+            self._say("The first opening as the log listener writes it (--log FILE keeps all lines):")
             self._console.print(Text(f"{quoted}\n", "dim"), soft_wrap=True)
         refused = sum(tally.refused for tally in self._circuits.values())
         self._say(f"{issued:,} calls issued: {served:,} reached the service, {refused:,} were refused")
@@ -121,10 +121,10 @@ def sentence(change: StateChanged, tally: CircuitTally) -> str:
         if change.last_error is not None and change.old_state is State.CLOSED:
             parts.append(change.last_error.text.partition(" for url")[0].rstrip("."))
         if change.wait is not None:
-            parts.append(f"next probe in {change.wait:.1f} s")
+            parts.append(f"next probe in {change.wait:.3g} s")
     elif change.new_state is State.CLOSED:
-        left = max(each.timestamp for each in tally.changes if each.old_state is State.CLOSED)
-        parts.append(f"recovered after {change.timestamp - left:.1f} s")
+        before = (each for each in tally.changes if each.sequence < change.sequence and each.old_state is State.CLOSED)
+        parts.append(f"recovered after {change.timestamp - max(each.timestamp for each in before):.1f} s")
     return "; ".join(parts)
 
 
@@ -140,7 +140,7 @@ def _cues(began: float, duration: float) -> list[_Line]:
 
 
 def _laid_out(line: _Line) -> Table:
-    clock = time.strftime("%H:%M:%S", time.localtime(line.timestamp)) + f"{line.timestamp % 1:.3f}"[1:]
+    clock = time.strftime("%H:%M:%S", time.localtime(line.timestamp)) + f".{int(line.timestamp % 1 * 1000):03}"
     grid = Table.grid(padding=(0, 1))
     for width in (12, 9, 18, None):
         grid.add_column(min_width=width)

@@ -40,7 +40,7 @@ class SteadyClock:
         return self._offset + time.monotonic()
 
 
-def run(duration: float, *, as_json: bool, log: TextIO | None) -> int:
+def play(duration: float, *, as_json: bool, log: TextIO | None) -> int:
     """See `fluxgate.demo.run`."""
     clock, bus, tally = SteadyClock(), Bus(), Tally()
     lines = io.StringIO() if log is None else log
@@ -92,7 +92,9 @@ def run(duration: float, *, as_json: bool, log: TextIO | None) -> int:
             },
         }
         print(json.dumps(document, indent=2))
-    return 128 + signals[0] if signals else bool(missed)
+    if signals:
+        return 128 + signals[0]
+    return 1 if missed else 0
 
 
 def _call_until(over: Callable[[], bool], tick: Callable[[], None], url: str, circuits: Circuits) -> Counter[str]:
