@@ -289,9 +289,7 @@ class Circuit:
             return
         if failed:
             self._last_error = outcome.text
-        self._record.append(
-            Counted(now, wall, duration, failed, slow, named_thresholds(self.rules.tripper))
-        )
+        self._record.append(Counted(now, wall, duration, failed, slow, named_thresholds(self.rules.tripper)))
         self._decide(failed, now, wall)
 
     def fall_back(self, error: str, wall: float) -> None:
@@ -412,9 +410,7 @@ class Circuit:
             yield from calls[-size:]
         else:
             width = size / SLICES
-            yield from (
-                call for call in calls if math.floor(call.time / width) > math.floor(now / width) - SLICES
-            )
+            yield from (call for call in calls if math.floor(call.time / width) > math.floor(now / width) - SLICES)
 
     def _is_slow(self, call: Counted) -> bool:
         # a count window keeps each duration and can judge it anew, a time window keeps the judgement of the day

@@ -480,11 +480,15 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the event objects that are made, by type."""
     counter: Counter[str] = Counter()
 
-    def counting(cls: type[Event], *args: object, **values: object) -> Event:
-        counter[cls.__name__] += 1
-        return object.__new__(cls)
+    def counting(kind: type[Event], drafts: type[Any]) -> Callable[[], Any]:
+        def make() -> Any:
+            counter[kind.__name__] += 1
+            return drafts()
 
-    monkeypatch.setattr(Event, "__new__", counting, raising=False)
+        return make
+
+    for kind in EVENT_TYPES:
+        monkeypatch.setattr(kind, "drafts", staticmethod(counting(kind, kind.drafts)))
     return counter
 
 

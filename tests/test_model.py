@@ -431,7 +431,10 @@ instants = st.sampled_from((0.0, 1 / 256, 2 / 256, 4 / 256))  # about as long as
 durations = st.sampled_from((0.0, 0.0, 0.0, 1 / 256, 2 / 256, 4 / 256, TICK, 0.25, 0.5, 0.5, 1.0, 1.5, 2.0, 3.0))
 pauses = st.sampled_from((1 / 256, 4 / 256, TICK, 0.25, 0.5, 0.5, 1.0, 2.0, 2.5, 5.0, 12.5, 30.0))
 windows = st.sampled_from(
-    (*((("count", size)) for size in (8, 5, 3, 2, 1)), *((("time", size)) for size in (100 / 128, 6.25, 12.5, 25.0, 100.0)))
+    (
+        *((("count", size)) for size in (8, 5, 3, 2, 1)),
+        *((("time", size)) for size in (100 / 128, 6.25, 12.5, 25.0, 100.0)),
+    )
 )
 tracker_specs = st.sampled_from(
     (("all",), ("all",), ("returned",), ("only", "boom"), ("only", "boom", "refused"), ("not", "quiet"))
@@ -522,7 +525,13 @@ class Life(RuleBasedStateMachine):
         self.in_flight: list[tuple[str, Task, Admitted]] = []
         self.call_ids: dict[int, int] = {}
 
-    @initialize(rules=rules_specs, start=st.sampled_from((0.0, 1000.375)), awaited=st.booleans(), curious=st.booleans(), prelude=st.integers(0, 2))
+    @initialize(
+        rules=rules_specs,
+        start=st.sampled_from((0.0, 1000.375)),
+        awaited=st.booleans(),
+        curious=st.booleans(),
+        prelude=st.integers(0, 2),
+    )
     def begin(self, rules: Rules, start: float, awaited: bool, curious: bool, prelude: int) -> None:
         """A circuit is made; `prelude` says how far into an outage it is when the random steps begin."""
         self.curious = curious  # who looks makes the lane's calls count at once
@@ -606,7 +615,9 @@ class Life(RuleBasedStateMachine):
         """Time passes."""
         self.clock.advance(seconds)
 
-    @rule(index=st.integers(0, 11), early=st.sampled_from((0.0, 0.0, 1 / 256)), then=st.sampled_from(("", "boom", None)))
+    @rule(
+        index=st.integers(0, 11), early=st.sampled_from((0.0, 0.0, 1 / 256)), then=st.sampled_from(("", "boom", None))
+    )
     def wait_until_something_is_over(self, index: int, early: float, then: str | None) -> None:
         """Time passes until a wait, a probe's time or a remembered call is over, or nearly so, and a call may come."""
         now = self.clock.monotonic()
@@ -624,7 +635,12 @@ class Life(RuleBasedStateMachine):
     @rule(state=st.sampled_from(("closed", "closed", "disabled", "metrics_only", "forced_open")))
     def control(self, state: str) -> None:
         """Somebody uses one of the controls."""
-        control = {"closed": "reset", "disabled": "disable", "metrics_only": "metrics_only", "forced_open": "force_open"}
+        control = {
+            "closed": "reset",
+            "disabled": "disable",
+            "metrics_only": "metrics_only",
+            "forced_open": "force_open",
+        }
         by_hand(getattr(self.cb, control[state])())
         self.model.command(state, self.clock.monotonic(), self.clock.time())
 

@@ -57,9 +57,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     pytest.importorskip("build.env")  # plain `build` is also the folder of that name
     house = tmp_path_factory.mktemp("wheelhouse")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(house)]
-    done = subprocess.run(
-        command + PYPROJECT["build-system"]["requires"], capture_output=True, text=True, cwd=house
-    )
+    done = subprocess.run(command + PYPROJECT["build-system"]["requires"], capture_output=True, text=True, cwd=house)
     if done.returncode:
         unavailable(f"no build backend to be had: {done.stderr.strip()[-500:]}")
     return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(house), "PIP_CONFIG_FILE": os.devnull}
@@ -80,9 +78,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ".coverage*",
     )
     return Path(
-        shutil.copytree(
-            ROOT, tmp_path_factory.mktemp("copy") / "checkout", ignore=shutil.ignore_patterns(*junk)
-        )
+        shutil.copytree(ROOT, tmp_path_factory.mktemp("copy") / "checkout", ignore=shutil.ignore_patterns(*junk))
     )
 
 

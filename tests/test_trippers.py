@@ -402,7 +402,7 @@ def test_an_alternative_tells_the_branches_that_fired() -> None:
 def test_an_alternative_that_is_not_met_tells_every_branch() -> None:
     """Where nothing fired, each branch says how far it was."""
     verdict = (FailureStreak(5) | FailureRate(0.4)).explain(metric(10, 1), CLOSED, 1)
-    assert str(verdict) == "1 failure in a row (limit 5) or failure rate 10.0 % (limit 40.0 %, 1 of 10 calls)"
+    assert str(verdict) == "1 failure in a row (limit 5) and failure rate 10.0 % (limit 40.0 %, 1 of 10 calls)"
 
 
 def test_branches_about_another_state_are_left_out() -> None:

@@ -27,6 +27,7 @@ from types import MappingProxyType
 
 from ._record import Record
 from ._rules import Rules
+from ._text import in_words, seconds_in_words
 from .events import LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
@@ -181,9 +182,9 @@ class Machine:
             if now < self.open_until:
                 return "open"
             waited = Verdict(
-                repr(self.rules.retry),
+                in_words(self.rules.retry),
                 True,
-                f"the wait of {self._wait:.3g} s is over",
+                f"the wait of {seconds_in_words(self._wait)} is over",
                 self._wait,
                 self._wait,
             )
@@ -274,7 +275,7 @@ class Machine:
             self.news.append(Fault(role="tripper", rule=tripper, error=error))
             return
         if classic:
-            verdict = Verdict(repr(tripper), trips, f"the first probe {'failed' if failed else 'succeeded'}")
+            verdict = Verdict(in_words(tripper), trips, f"the first probe {'failed' if failed else 'succeeded'}")
         else:
             verdict = self._explain(metric, asked_as, patient, trips)
         if not trips:

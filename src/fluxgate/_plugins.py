@@ -3,6 +3,8 @@
 from operator import itemgetter
 from typing import Any
 
+from . import _check
+
 GROUP = "fluxgate.listeners"
 
 
@@ -41,8 +43,13 @@ def observable() -> list[tuple[str, Any]]:
         except Exception as error:
             log("ERROR", "listener %r cannot be loaded", name, error=error)
             continue
-        if getattr(factory, "automatic", None):
-            candidates.append((getattr(factory, "rank", 0), name, factory))
+        purpose, rank = getattr(factory, "automatic", None), getattr(factory, "rank", 0)
+        if purpose:
+            try:
+                _check.name(purpose, "automatic")
+                candidates.append((_check.whole(rank, "rank", at_least=0), name, factory))
+            except (TypeError, ValueError) as error:
+                log("ERROR", "listener %r cannot be used", name, error=error)
     chosen: dict[str, tuple[str, Any]] = {}
     for _, name, factory in sorted(candidates, key=itemgetter(0, 1)):
         if factory.automatic not in chosen:

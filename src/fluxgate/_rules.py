@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 from . import _check
 from ._record import Record
+from ._text import in_words
 from .permits import Permit, PermitLike, Random, as_permit
 from .retries import Cooldown, Retry, RetryLike, as_retry
 from .state import CLOSED
@@ -42,7 +43,7 @@ class Rules(Record):
 
     def words(self) -> dict[str, str]:
         """The rules as their reprs give them, for events and metrics."""
-        return {name: repr(getattr(self, name)) for name in ("window", "tracker", "tripper", "retry", "permit")}
+        return {name: in_words(getattr(self, name)) for name in ("window", "tracker", "tripper", "retry", "permit")}
 
 
 class Changes(TypedDict, total=False):

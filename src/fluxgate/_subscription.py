@@ -69,7 +69,7 @@ class Outlet:
         else:
             import asyncio
 
-            asyncio.run(waiting_for(work))
+            asyncio.run(asyncio.wait_for(waiting_for(work), _CLOSE_WAIT))
 
     def drain_here(self) -> None:
         """See `Worker.drain_here`."""
@@ -157,8 +157,9 @@ class Subscription:
             self._end()
 
     def _end(self) -> None:
-        self._active = False
-        self._ended = True
+        with self._bus.lock:
+            self._active = False
+            self._ended = True
         self._bus.release(self.outlet)
 
     def __enter__(self) -> Self:
@@ -184,11 +185,13 @@ class Subscription:
         if not self._background and not self.outlet.is_async:
             self._call(event, context, core)
         elif self._active:
-            self._mailbox().put(event, context, core)
+            box = self._mailbox()
+            if box is not None:
+                box.put(event, context, core)
 
-    def _mailbox(self) -> Mailbox:
+    def _mailbox(self) -> Mailbox | None:
         with self._bus.lock:
-            if self._box is None:
+            if self._box is None and self._active:
                 self._box = Mailbox(self, self.outlet.worker, self._queue_size)
             return self._box
 

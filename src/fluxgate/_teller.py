@@ -51,6 +51,7 @@ class Teller:
         "name",
         "outbox",
         "own",
+        "retired",
         "routes",
     )
 
@@ -70,6 +71,7 @@ class Teller:
         """What is still to be told; true where `deliver` has something to do."""
         self._claim: _Claim | None = None
         self._last_loop: weakref.ref[Any] | None = None
+        self.retired = False
         self._sequence = 0
         self._faults: dict[str, int] | None = None
 
@@ -161,11 +163,12 @@ class Teller:
 
     async def deliver_async(self) -> None:
         """As `deliver`; the cancellation of the caller does not cut a listener short."""
-        later = self.deliver()
-        if later is not None:
-            await shielded(later)
-        while self.bus.stranded:
-            await self.bus.stranded.popleft().deliver_async()
+        core: Teller | None = self
+        while core is not None:
+            later = core.deliver()
+            if later is not None:
+                await shielded(later)
+            core = self.bus.next_stranded()
 
     def deliver_soon(self, *, in_loop: bool = True) -> None:
         """As `deliver`, where nothing can be awaited: an event loop, or else the circuit's next call, goes on."""
@@ -189,7 +192,10 @@ class Teller:
     @property
     def awaits(self) -> bool:
         """Whether what is in the outbox cannot all be told without an event loop."""
-        return any(each.needs_await(self) for letter in tuple(self.outbox) for each in letter.receivers)
+        if not self.asynchronous:
+            return False
+        with self.lock:
+            return any(each.needs_await(self) for letter in self.outbox for each in letter.receivers)
 
     @property
     def is_telling(self) -> bool:
@@ -199,7 +205,8 @@ class Teller:
 
     def _take_claim(self) -> "_Claim | None":
         # Peeked at without the lock: whoever holds the claim looks into the outbox once more before giving it up.
-        if self._claim is not None and not self._claim.is_void:
+        claim = self._claim
+        if claim is not None and not claim.is_void:
             return None
         with self.lock:
             if self._claim is None or self._claim.is_void:

@@ -14,6 +14,7 @@ from functools import cache, update_wrapper
 from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._core import NO_VALUE
 from ._functions import refuse_coroutine, require_awaitable
 from .errors import CallNotPermittedError
 
@@ -75,7 +76,7 @@ def make(_func, _fall_back):
 """
 
 _DELEGATE = """\
-_value = None
+_value = NO_VALUE
 _source = _func({arguments})
 try:
     _item = await _source.__anext__()
@@ -107,9 +108,12 @@ _RUN_METHOD = {
 _SCOPE = {
     "CallNotPermittedError": CallNotPermittedError,
     "CoroutineType": CoroutineType,
+    "NO_VALUE": NO_VALUE,
     "refuse_coroutine": refuse_coroutine,
     "require_awaitable": require_awaitable,
 }
+_TAKEN = frozenset((*_SCOPE, "BaseException", "Exception", "GeneratorExit", "StopAsyncIteration"))
+"""Names that a parameter must not hide from the template; its own locals begin with an underscore."""
 
 
 @cache
@@ -142,15 +146,15 @@ def _signature(func: Any) -> tuple[str, str]:
     import inspect
 
     anything = ("*args, **kwargs", "*args, **kwargs")
-    if not isinstance(func, FunctionType):
+    if not isinstance(func, FunctionType) or "__signature__" in func.__dict__:  # that one is for people
         return anything
     params: list[str] = []
     arguments: list[str] = []
     kinds = inspect.Parameter
     before = None
     for name, param in inspect.signature(func, follow_wrapped=False).parameters.items():
-        if name.startswith("_"):
-            return anything  # it might be one of the template's own names
+        if name.startswith("_") or name in _TAKEN:
+            return anything
         if before is kinds.POSITIONAL_ONLY and param.kind is not before:
             params.append("/")
         if param.kind is kinds.KEYWORD_ONLY and before not in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL):

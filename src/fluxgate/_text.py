@@ -101,3 +101,8 @@ def in_words(plugged: object) -> str:
         return clean(getattr(plugged, "__qualname__", None) or repr(plugged))
     except Exception:  # a broken __repr__
         return type_name(plugged)
+
+
+def seconds_in_words(seconds: float) -> str:
+    """A duration to three figures: ``0.05 s``, ``1.5 s``, ``86400 s``."""
+    return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:.3g} s"

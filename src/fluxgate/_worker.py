@@ -7,13 +7,15 @@ from contextvars import Context
 from threading import Condition, Thread, current_thread
 from typing import TYPE_CHECKING, Any
 
-from ._tasks import spawn, waiting_for
+from ._tasks import waiting_for
+from ._text import log
 from .events import Event, EventsDropped
 
 if TYPE_CHECKING:
     from ._subscription import Subscription
     from ._teller import Teller
 
+_LAST_WAIT = 1.0  # seconds that a listener's own asynchronous close() may take
 _REPORT_EVERY = 1.0  # seconds between two reports of one queue's losses
 
 
@@ -113,6 +115,7 @@ class Worker:
         self._wake: Any = None
         self._asleep = False
         self._stopping = False
+        self._last_work: list[Any] = []
         self._lock = Condition()
 
     @property
@@ -124,7 +127,8 @@ class Worker:
         """See to it that the box is emptied."""
         self._ready.append(box)
         if self._thread is None:
-            self._start()
+            if not self._stopping:
+                self._start()
         elif self._asleep:
             self._rouse()
 
@@ -139,7 +143,7 @@ class Worker:
         if self._loop is None or self._loop.is_closed() or self._stopping:
             return False
         if self.is_current:
-            spawn(self._loop, waiting_for(work))
+            self._last_work.append(work)
         else:
             import asyncio
 
@@ -182,10 +186,20 @@ class Worker:
             self._asleep = True
             if not self._ready:  # looked at after `_asleep` is set, as `schedule` looks at it after appending
                 if self._stopping:
+                    await self._finish_last_work()
                     return
                 await self._wake.wait()
             self._asleep = False
             self._wake.clear()
+
+    async def _finish_last_work(self) -> None:
+        import asyncio
+
+        for work in self._last_work:
+            try:
+                await asyncio.wait_for(waiting_for(work), _LAST_WAIT)
+            except Exception as error:
+                log("ERROR", "closing listener %s failed", self._name, error=error)
 
     async def _empty_all(self) -> None:
         while self._ready:

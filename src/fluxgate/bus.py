@@ -16,7 +16,7 @@ from ._plugins import observable
 from ._subscription import Delivery, Listener, Outlet, Routes, Subscription
 from ._text import log
 from ._worker import Mailbox
-from .events import Event, EventsDropped, ListenerFailed, StateChanged, concrete
+from .events import EVENT_TYPES, Event, EventsDropped, ListenerFailed, StateChanged, concrete
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -45,7 +45,7 @@ class Bus:
         self._retired: weakref.WeakSet[Core] = weakref.WeakSet()
         self._forking: list[Core] = []
         self._burying = False
-        self._circuits: set[_Reference] = set()
+        self._circuits: dict[Core, _Reference] = {}
         self._subscriptions: tuple[Subscription, ...] = ()
         self._own: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._outlets: dict[int, Outlet] = {}
@@ -61,27 +61,35 @@ class Bus:
         with self.lock:
             reference = _Reference(breaker, self.graveyard.append)
             reference.core = core
-            self._circuits.add(reference)
+            self._circuits[core] = reference
             self._rewire(core)
 
     def circuits(self) -> list[Any]:
         """The breakers that are alive, sorted by name."""
         self.bury()
-        alive = [(reference.core.name, reference()) for reference in list(self._circuits)]
+        alive = [(core.name, reference()) for core, reference in list(self._circuits.items())]
         return [breaker for _, breaker in sorted(alive, key=lambda each: each[0]) if breaker is not None]
 
     def retire(self, core: "Core") -> None:
         """Let a circuit go: tell its listeners, then detach its own."""
         with self.lock:
-            mine = [reference for reference in self._circuits if reference.core is core]
-            self._circuits.difference_update(mine)
+            mine = self._circuits.pop(core, None)
+            core.retired = True
             self._retired.add(core)
-        if mine:
+        if mine is not None:
             core.retire()
-            if core.outbox:
+            if core.awaits:
                 self.stranded.append(core)  # it has no next call: another circuit's will tell what is left
-            # what is lost or fails over its last events is still told
-            core.rewire({kind: core.routes[kind] for kind in (EventsDropped, ListenerFailed) if kind in core.routes})
+            # what is lost or fails over its last events is still told, though not to its own listeners
+            late = (EventsDropped, ListenerFailed)
+            core.rewire(_table(tuple(sub for sub in self._subscriptions if sub.matches(core.name)), late))
+
+    def next_stranded(self) -> "Core | None":
+        """One of the retired circuits whose last events wait for an event loop."""
+        try:
+            return self.stranded.popleft()
+        except IndexError:
+            return None
 
     def bury(self) -> None:
         """Retire the circuits that were garbage-collected since the last time."""
@@ -192,19 +200,20 @@ class Bus:
         outlet.close()
 
     def _rewire(self, core: "Core | None") -> None:
-        self._routes.clear()
-        for each in [core] if core is not None else [reference.core for reference in list(self._circuits)]:
+        if core is None:
+            self._routes.clear()
+        elif core.retired:
+            return
+        for each in [core] if core is not None else list(self._circuits):
             concerned = [sub for sub in self._subscriptions if sub.matches(each.name)]
             subscriptions = tuple(sorted((*concerned, *each.own), key=attrgetter("number")))
-            each.rewire(self._route(subscriptions))
+            each.rewire(_table(subscriptions) if each.own else self._route(subscriptions))
 
     def _route(self, subscriptions: tuple[Subscription, ...]) -> Routes:
         """The table of these subscriptions; circuits with the same ones share it."""
         table = self._routes.get(subscriptions)
         if table is None:
-            kinds = {kind for subscription in subscriptions for kind in subscription.kinds}
-            table = {kind: tuple(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds}
-            self._routes[subscriptions] = table
+            table = self._routes[subscriptions] = _table(subscriptions)
         return table
 
     def observe(self) -> tuple[Subscription, ...]:
@@ -214,12 +223,19 @@ class Bus:
         of others that declare themselves `automatic`. Of several for one purpose (structlog, log) the first whose
         library is there is taken. Calling it again changes nothing while they are attached.
         """
+        if any(subscription.active for subscription in self._observed):
+            return self._observed
+        found = observable()  # other people's code runs here: no lock is held
         with self.lock:
             if not any(subscription.active for subscription in self._observed):
-                found = observable()
-                self._observed = tuple(self.attach(listener) for _, listener in found)
-                names = ", ".join(name for name, _ in found)
-                log("INFO", "observing circuits with: %s", names or "no listener")
+                attached: dict[str, Subscription] = {}
+                for name, listener in found:
+                    try:
+                        attached[name] = self.attach(listener)
+                    except Exception as error:
+                        log("ERROR", "listener %r cannot be attached", name, error=error)
+                self._observed = tuple(attached.values())
+                log("INFO", "observing circuits with: %s", ", ".join(attached) or "no listener")
             return self._observed
 
     # -- waiting and ending ---------------------------------------------------------------------------------------
@@ -273,14 +289,14 @@ class Bus:
 
     def _cores(self) -> list["Core"]:
         with self.lock:
-            return [*(reference.core for reference in self._circuits), *self.stranded]
+            return [*self._circuits, *self.stranded]
 
     # -- forks ----------------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
         """Hold every lock while the process forks, so that the child finds each circuit whole."""
         self.lock.acquire()
-        self._forking = [*(reference.core for reference in self._circuits), *self._retired]
+        self._forking = [*self._circuits, *self._retired]
         for core in self._forking:
             core.lock.acquire()
 
@@ -292,11 +308,17 @@ class Bus:
             core.lock.release()
         self._forking = []
         if child:
+            self._burying = False
             for subscription in (*self._subscriptions, *self._own):
                 subscription.reset()
             for outlet in self._outlets.values():
                 outlet.reset()
         self.lock.release()
+
+
+def _table(subscriptions: tuple[Subscription, ...], among: tuple[type[Event], ...] = EVENT_TYPES) -> Routes:
+    kinds = {kind for subscription in subscriptions for kind in subscription.kinds if kind in among}
+    return {kind: tuple(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds}
 
 
 class _Reference(weakref.ref[Any]):

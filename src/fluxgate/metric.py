@@ -145,11 +145,12 @@ class Verdict(Record):
     def _sentence(self) -> str:
         if not self.parts:
             return self.text
-        telling = self.parts
-        if self.joined_by == "or":  # the branches that fired explain a trip; the others are noise
+        telling, word = self.parts, self.joined_by
+        if word == "or":  # the branches that fired explain a trip; where none did, all of them explain that
             telling = tuple(part for part in self.parts if part.met == self.met)
+            word = "or" if self.met else "and"
         sentences = dict.fromkeys(part._sentence() for part in telling)
-        return f" {self.joined_by} ".join(sentence for sentence in sentences if sentence)
+        return f" {word} ".join(sentence for sentence in sentences if sentence)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole tree in plain types, ready for JSON; figures only where a rule compared some."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, final
 
 from . import _check
+from ._text import in_words
 from .metric import Metric, Verdict
 from .state import State
 
@@ -307,7 +308,7 @@ class _Joined(Tripper):
     def explain(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> Verdict:
         # a branch about another state has nothing to say here
         telling = [part for part in self.parts if part.applies(state)] or self.parts
-        parts = tuple(part.explain(metric, state, consecutive_failures, patient=patient) for part in telling)
+        parts = tuple(_explained(part, metric, state, consecutive_failures, patient) for part in telling)
         return Verdict(repr(self), self.decide(part.met for part in parts), parts=parts, joined_by=self.word)
 
     def __repr__(self) -> str:
@@ -332,6 +333,18 @@ class _AnyOf(_Joined):
     word = "or"
     decide = staticmethod(any)
 
+    def trips(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> bool:
+        fault: Exception | None = None
+        for part in self.parts:
+            try:
+                if part.trips(metric, state, consecutive_failures, patient=patient):
+                    return True
+            except Exception as error:  # the rules beside a broken one still decide
+                fault = error
+        if fault is not None:
+            raise fault
+        return False
+
     def least(self, state: State) -> int:
         return min((part.least(state) for part in self.parts if part.applies(state)), default=1)
 
@@ -352,6 +365,13 @@ DEFAULT_TRIPPER: Tripper = (Closed() & MinRequests(100) & FailureRate(0.5)) | (
     HalfOpened() & MinRequests(10) & FailureRate(0.5)
 )
 """Half of at least 100 calls, or of at least 10 probes."""
+
+
+def _explained(rule: Tripper, metric: Metric, state: State, consecutive_failures: int, patient: bool) -> Verdict:
+    try:
+        return rule.explain(metric, state, consecutive_failures, patient=patient)
+    except Exception:  # what the others saw is worth telling all the same
+        return Verdict(in_words(rule), False, f"{in_words(rule)} failed")
 
 
 def _calls(count: int) -> str:
