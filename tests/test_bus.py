@@ -1120,7 +1120,7 @@ def test_events_that_wait_behind_a_slow_listener_survive_retirement() -> None:
     assert waiting.done()
     assert told(recorder) == ["StateChanged", "StateChanged", "CircuitRetired"]
     core = weakref.ref(cb._core)
-    del cb
+    del cb, waiting
     gc.collect()
     assert core() is None
 

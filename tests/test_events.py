@@ -487,7 +487,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return make
 
-    for kind in EVENT_TYPES:
+    for kind in module.EVENT_TYPES:
         monkeypatch.setattr(kind, "drafts", staticmethod(counting(kind, kind.drafts)))
     return counter
 

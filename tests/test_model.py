@@ -49,7 +49,6 @@ from fluxgate import (
     Subscription,
     TimeWindow,
     TypeOf,
-    Verdict,
     _core,
     events,
     permits,

@@ -36,7 +36,7 @@ def observable() -> list[tuple[str, Any]]:
     from ._text import log
     from .errors import MissingExtraError
 
-    candidates: list[tuple[int, str, Any]] = []
+    candidates: list[tuple[float, str, Any]] = []
     for name, point in entry_points().items():
         try:
             factory = point.load()
@@ -47,7 +47,7 @@ def observable() -> list[tuple[str, Any]]:
         if purpose:
             try:
                 _check.name(purpose, "automatic")
-                candidates.append((_check.whole(rank, "rank", at_least=0), name, factory))
+                candidates.append((_check.number(rank, "rank"), name, factory))
             except (TypeError, ValueError) as error:
                 log("ERROR", "listener %r cannot be used", name, error=error)
     chosen: dict[str, tuple[str, Any]] = {}
