@@ -105,7 +105,7 @@ def wait_of(retry: Spec, reopens: int) -> float | None:
             wait = float(initial)
             for _ in range(reopens):
                 wait = min(wait * multiplier, longest)
-            return min(wait, longest)
+            return float(min(wait, longest))
         case ("always",):
             return 0.0
         case ("never",):
@@ -161,7 +161,7 @@ def applying(tripper: Alternatives, state: str) -> list[tuple[Condition, ...]]:
 def bar_met(conditions: tuple[Condition, ...], total: int, waived: bool) -> bool:
     """Whether there is the evidence that an alternative asks for."""
     bars = [1] + [condition[1] for condition in conditions if condition[0] == "min_requests" and not waived]
-    return total >= max(bars)
+    return bool(total >= max(bars))
 
 
 def holds(condition: Condition, sums: Sums, streak: int) -> bool:
@@ -170,17 +170,17 @@ def holds(condition: Condition, sums: Sums, streak: int) -> bool:
         case ("closed",) | ("half_opened",) | ("min_requests", _):
             return True
         case ("failure_rate", ratio):
-            return sums.failures / sums.total >= ratio
+            return bool(sums.failures / sums.total >= ratio)
         case ("slow_rate", ratio, None):
-            return sums.slow / sums.total >= ratio
+            return bool(sums.slow / sums.total >= ratio)
         case ("slow_rate", ratio, threshold):
-            return sums.slow_by[threshold] / sums.total >= ratio
+            return bool(sums.slow_by[threshold] / sums.total >= ratio)
         case ("avg_latency", seconds):
-            return sums.duration / sums.total >= seconds
+            return bool(sums.duration / sums.total >= seconds)
         case ("streak", count):
-            return streak >= count
+            return bool(streak >= count)
         case ("successes", count):  # what a tripper of the user's own may be: turned by a success
-            return sums.total - sums.failures >= count
+            return bool(sums.total - sums.failures >= count)
     raise AssertionError(condition)
 
 

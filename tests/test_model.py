@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -242,6 +242,7 @@ class Threaded:
         return self._reply()
 
     def _run(self) -> None:
+        reply: tuple[Any, BaseException | None]
         try:
             reply = self._work(self._park), None
         except BaseException as error:
@@ -348,7 +349,7 @@ def ways_to_await(cb: AsyncCircuitBreaker) -> Ways:
     falling_back = cb(fallback=late_answer)(work)
 
     @cb
-    async def stream() -> Any:
+    async def stream() -> AsyncGenerator[int, Any]:
         order = yield 1
         order.act()
 
@@ -488,7 +489,7 @@ CHOICES: dict[str, st.SearchStrategy[Any]] = {
 rules_specs = st.builds(Rules, window=windows, **CHOICES)
 changes = st.one_of(
     st.builds(lambda **chosen: chosen, **CHOICES),
-    *(values.map(lambda value, name=name: {name: value}) for name, values in CHOICES.items()),
+    *(st.fixed_dictionaries({name: values}) for name, values in CHOICES.items()),
 )
 endings = st.sampled_from(
     (
@@ -547,7 +548,7 @@ class Life(RuleBasedStateMachine):
         parameters = real(**{each.name: getattr(rules, each.name) for each in fields(rules)})
         make = AsyncCircuitBreaker if self.asynchronous else CircuitBreaker
         self.cb: Any = make("dependency", listeners=[recorder], bus=Bus(), clock=self.clock, **parameters)
-        self.ways = ways_to_await(self.cb) if self.asynchronous else ways_to_call(self.cb)
+        self.ways: Any = ways_to_await(self.cb) if self.asynchronous else ways_to_call(self.cb)
         if isinstance(recorder, AsyncRecorder):  # a constructor cannot await: the news of it waits for the first call
             self.configure({"slow_threshold": rules.slow_threshold})
         if prelude:
@@ -781,10 +782,10 @@ class Life(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=int(__import__("os").environ.get("EX", "100")),
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
     report_multiple_bugs=False,
 )

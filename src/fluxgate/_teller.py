@@ -222,7 +222,8 @@ class Teller:
         """
         interrupt: BaseException | None = None
         try:
-            while (letter := self._first(claim)) is not None:
+            letter: _Letter | None = None
+            while (letter := self._next(claim, letter)) is not None:
                 if isinstance(letter.item, Fault):
                     self._report(letter.item)
                 elif letter.item is _FAREWELL:
@@ -238,24 +239,23 @@ class Teller:
                         subscription.take(letter.item, letter.context, self)  # pyright: ignore[reportArgumentType]
                     except (KeyboardInterrupt, SystemExit) as error:
                         interrupt = error  # the program's, not the listener's: it goes on when all has been told
-                if self.outbox and self.outbox[0] is letter:
-                    self.outbox.popleft()
         except BaseException:
             with self.lock:  # interrupted, or closed as its event loop ended: the next call takes over
-                if self._claim is claim:
-                    self._claim = None
+                self._claim = None if self._claim is claim else self._claim
             raise
         if interrupt is not None:
             raise interrupt
 
-    def _first(self, claim: "_Claim") -> "_Letter | None":
+    def _next(self, claim: "_Claim", done: "_Letter | None") -> "_Letter | None":
         with self.lock:
-            if self._claim is not claim:
+            if self._claim is not claim:  # taken over
                 return None
-            if not self.outbox:
-                self._claim = None
-                return None
-            return self.outbox[0]
+            if done is not None and self.outbox:  # a fork empties it
+                self.outbox.popleft()
+            if self.outbox:
+                return self.outbox[0]
+            self._claim = None
+            return None
 
     async def _drive(self, step: "tuple[_Letter, Subscription] | None", steps: Generator[Any, None, None]) -> None:
         loop = running_loop()

@@ -113,7 +113,6 @@ class Worker:
         self._thread: Thread | None = None
         self._loop: Any = None
         self._wake: Any = None
-        self._asleep = False
         self._stopping = False
         self._last_work: list[Any] = []
         self._lock = Condition()
@@ -127,16 +126,13 @@ class Worker:
         """See to it that the box is emptied."""
         self._ready.append(box)
         if self._thread is None:
-            if not self._stopping:
-                self._start()
-        elif self._asleep:
-            self._rouse()
+            self._start()
+        self._rouse()
 
     def stop(self) -> None:
         """Let the thread end once it is idle."""
         self._stopping = True
-        if self._thread is not None:
-            self._rouse()
+        self._rouse()
 
     def finish(self, work: Any, timeout: float) -> bool:
         """Run a last awaitable in the listener's own loop, where its connections live; whether there is one."""
@@ -156,7 +152,7 @@ class Worker:
 
     def _start(self) -> None:
         with self._lock:
-            if self._thread is not None:
+            if self._thread is not None or self._stopping:
                 return
             self._thread = Thread(target=self._run, name=f"fluxgate-{self._name}", daemon=True)
             try:
@@ -181,16 +177,12 @@ class Worker:
 
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        while True:
+        while not self._stopping:
+            self._wake.clear()  # before looking: what is scheduled later sets it again
             await self._empty_all()
-            self._asleep = True
-            if not self._ready:  # looked at after `_asleep` is set, as `schedule` looks at it after appending
-                if self._stopping:
-                    await self._finish_last_work()
-                    return
-                await self._wake.wait()
-            self._asleep = False
-            self._wake.clear()
+            await self._wake.wait()
+        await self._empty_all()
+        await self._finish_last_work()
 
     async def _finish_last_work(self) -> None:
         import asyncio

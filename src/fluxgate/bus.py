@@ -223,11 +223,9 @@ class Bus:
         of others that declare themselves `automatic`. Of several for one purpose (structlog, log) the first whose
         library is there is taken. Calling it again changes nothing while they are attached.
         """
-        if any(subscription.active for subscription in self._observed):
-            return self._observed
-        found = observable()  # other people's code runs here: no lock is held
+        found = [] if self._observes else observable()  # other people's code runs here: no lock is held
         with self.lock:
-            if not any(subscription.active for subscription in self._observed):
+            if not self._observes:
                 attached: dict[str, Subscription] = {}
                 for name, listener in found:
                     try:
@@ -237,6 +235,10 @@ class Bus:
                 self._observed = tuple(attached.values())
                 log("INFO", "observing circuits with: %s", ", ".join(attached) or "no listener")
             return self._observed
+
+    @property
+    def _observes(self) -> bool:
+        return any(subscription.active for subscription in self._observed)
 
     # -- waiting and ending ---------------------------------------------------------------------------------------
 
@@ -372,7 +374,7 @@ def _after_fork(*, child: bool) -> None:
     _forking.clear()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(
         before=_before_fork,
         after_in_parent=lambda: _after_fork(child=False),

@@ -1,0 +1,162 @@
+"""The corners of delivery: takeovers, listeners that cannot even be called, and workers at their beginning and end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker
+from fluxgate._worker import Worker
+from fluxgate.events import Event, ListenerFailed, StateChanged
+from fluxgate.testing import EventRecorder
+from tests.test_process import program
+
+PATIENCE = 20.0
+
+
+def test_a_subscription_says_whose_it_is_and_whether_it_is_open() -> None:
+    """Its repr names the listener and the state."""
+    recorder = EventRecorder()
+    subscription = Bus().attach(recorder)
+    assert repr(subscription) == "<Subscription of EventRecorder (open)>"
+    subscription.close()
+    assert repr(subscription) == "<Subscription of EventRecorder (closed)>"
+
+
+def test_an_async_listener_that_takes_no_event_has_failed() -> None:
+    """A coroutine function with the wrong parameters fails when called, and the caller does not notice."""
+    bus, failures = Bus(), EventRecorder(ListenerFailed)
+    bus.attach(failures)
+
+    async def listener() -> None:
+        raise AssertionError("never called")
+
+    bus.attach(listener, StateChanged)  # type: ignore[arg-type]
+    asyncio.run(AsyncCircuitBreaker("payments", bus=bus).force_open())
+    assert [event.error_type for event in failures.of(ListenerFailed)] == ["TypeError"]
+
+
+def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> None:
+    """When a delivery's event loop was closed and another took over, the first neither goes on nor lets go for it."""
+
+    async def listener(event: Event) -> None:
+        raise AssertionError("given out, not awaited here")
+
+    bus = Bus()
+    bus.attach(listener, StateChanged)
+    core = AsyncCircuitBreaker("payments", bus=bus)._core
+    core.command("disabled")  # type: ignore[arg-type]
+    core.command("forced_open")  # type: ignore[arg-type]
+    loop = asyncio.new_event_loop()
+    loop.close()
+    taken_over = []
+    for end in (lambda steps: next(steps, None), lambda steps: steps.close()):
+        first = core._take_claim()
+        assert first is not None
+        steps = core._steps(first)
+        next(steps)
+        first.loop = loop
+        second = core._take_claim()
+        assert second is not None
+        assert end(steps) is None
+        assert core._claim is second
+        core._claim = None
+        taken_over.append(second)
+    assert len(core.outbox) == 2
+    assert len(taken_over) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_own_listener_of_a_retired_circuit_is_closed_in_its_loop(
+    fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An async `close` runs where the listener lived, at once when nothing waits; its failure is logged."""
+    closed: list[asyncio.AbstractEventLoop] = []
+    loops: list[asyncio.AbstractEventLoop] = []
+    done = threading.Event()
+
+    class Listener:
+        events = (StateChanged,)
+
+        async def __call__(self, event: StateChanged) -> None:
+            loops.append(asyncio.get_running_loop())
+            if event.new_state == "disabled":
+                subscription.close()
+
+        async def close(self) -> None:
+            closed.append(asyncio.get_running_loop())
+            done.set()
+            if fails:
+                raise ConnectionError("already gone")
+
+    bus = Bus()
+    cb = CircuitBreaker("payments", bus=bus)
+    subscription = cb.attach(Listener(), delivery="background")
+    cb.force_open()
+    assert bus.flush(PATIENCE)
+    cb.disable()
+    assert done.wait(PATIENCE)
+    thread: Any = subscription.outlet.worker._thread
+    thread.join(PATIENCE)
+    assert closed == loops[:1]
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == int(fails)
+
+
+def test_a_circuit_that_retires_with_an_empty_queue_closes_its_listener_at_once() -> None:
+    """There is nothing to wait for."""
+    closed: list[str] = []
+
+    class Listener(EventRecorder):
+        def close(self) -> None:
+            closed.append("closed")
+
+    bus = Bus()
+    listener = Listener(StateChanged)
+    cb = CircuitBreaker("payments", bus=bus)
+    cb.attach(listener, delivery="background")
+    cb.force_open()
+    assert bus.flush(PATIENCE)
+    cb.retire()
+    assert closed == ["closed"]
+    assert len(listener.events_seen) == 1
+
+
+def test_a_worker_starts_one_thread_and_none_after_its_end() -> None:
+    """Two threads may find it asleep at once; after `stop` it stays ended, and has no loop to finish anything in."""
+    worker = Worker("test")
+    worker._start()
+    first = worker._thread
+    worker._start()
+    assert first is not None
+    assert worker._thread is first
+    worker.stop()
+    first.join(PATIENCE)
+    assert not first.is_alive()
+
+    async def last() -> None:
+        raise AssertionError("there is no loop")
+
+    work = last()
+    assert not worker.finish(work, 0)
+    work.close()
+    ended = Worker("ended")
+    ended.stop()
+    ended._start()
+    assert ended._thread is None
+
+
+def test_what_waits_for_an_event_loop_is_told_at_exit() -> None:
+    """An async listener hears of a circuit that was made where no loop ran, at the latest as the program ends."""
+    lines = program("""
+        async def listener(event):
+            say(type(event).__name__)
+
+        fluxgate.attach(listener, fluxgate.events.CircuitCreated)
+        cb = AsyncCircuitBreaker("payments")
+    """)
+    assert lines == ["CircuitCreated"]
