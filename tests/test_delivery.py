@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker
+from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, State
 from fluxgate._worker import Worker
 from fluxgate.events import Event, ListenerFailed, StateChanged
 from fluxgate.testing import EventRecorder
@@ -49,11 +49,10 @@ def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> No
     bus = Bus()
     bus.attach(listener, StateChanged)
     core = AsyncCircuitBreaker("payments", bus=bus)._core
-    core.command("disabled")  # type: ignore[arg-type]
-    core.command("forced_open")  # type: ignore[arg-type]
+    core.command(State.DISABLED)
+    core.command(State.FORCED_OPEN)
     loop = asyncio.new_event_loop()
     loop.close()
-    taken_over = []
     for end in (lambda steps: next(steps, None), lambda steps: steps.close()):
         first = core._take_claim()
         assert first is not None
@@ -65,9 +64,7 @@ def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> No
         assert end(steps) is None
         assert core._claim is second
         core._claim = None
-        taken_over.append(second)
-    assert len(core.outbox) == 2
-    assert len(taken_over) == 2
+    assert len(core.outbox) == 1  # the second round gave the second letter, and let the first one go
 
 
 @pytest.mark.parametrize("fails", [False, True])
