@@ -546,7 +546,7 @@ class Life(RuleBasedStateMachine):
         self.subscription: Subscription | None = None
         self.model = Circuit(rules, self.clock.time(), self.ears[0].kinds)
         parameters = real(**{each.name: getattr(rules, each.name) for each in fields(rules)})
-        make = AsyncCircuitBreaker if self.asynchronous else CircuitBreaker
+        make: Any = AsyncCircuitBreaker if self.asynchronous else CircuitBreaker
         self.cb: Any = make("dependency", listeners=[recorder], bus=Bus(), clock=self.clock, **parameters)
         self.ways: Any = ways_to_await(self.cb) if self.asynchronous else ways_to_call(self.cb)
         if isinstance(recorder, AsyncRecorder):  # a constructor cannot await: the news of it waits for the first call

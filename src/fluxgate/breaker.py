@@ -1,6 +1,6 @@
 """The two faces of a circuit. They share one core and one call path; ``await`` is the only difference."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
@@ -19,8 +19,7 @@ from .state import State
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-Y = TypeVar("Y")
-S = TypeVar("S")
+G = TypeVar("G", bound=AsyncIterator[Any])
 
 
 class CircuitBreaker(Face):
@@ -235,9 +234,7 @@ class AsyncCircuitBreaker(Face):
     @overload
     def __call__(self, func: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
     @overload
-    def __call__(self, func: Callable[P, AsyncGenerator[Y, S]], /) -> Callable[P, AsyncGenerator[Y, S]]: ...
-    @overload
-    def __call__(self, func: Callable[P, AsyncIterator[Y]], /) -> Callable[P, AsyncIterator[Y]]: ...
+    def __call__(self, func: Callable[P, G], /) -> Callable[P, G]: ...
     @overload
     def __call__(
         self, /, *, fallback: Callable[[Exception], Awaitable[T]]
