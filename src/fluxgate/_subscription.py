@@ -242,8 +242,9 @@ class Subscription:
         return self._box
 
     def _failed(self, event: Event, error: BaseException, core: "Teller") -> None:
-        self.outlet.failures += 1
+        with self._bus.lock:  # the listener may fail in several circuits' threads at once
+            self.outlet.failures = seen = self.outlet.failures + 1
         # a failure over the news of a failure is not news again, or two broken listeners would never end
         tell = not isinstance(event, ListenerFailed)
-        core.report("listener", self.outlet.name, error, self.outlet.failures, tell=tell)
+        core.report("listener", self.outlet.name, error, seen, tell=tell)
         error.__traceback__ = None  # it ends here: raised again it must not grow, nor hold the listener's frames
