@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from weakref import WeakSet
 
 from fluxgate import _check
+from fluxgate._trace import trace_ids
 from fluxgate.events import (
     EVENT_TYPES,
     CallEnded,
@@ -22,8 +23,8 @@ from fluxgate.events import (
 )
 from fluxgate.state import State
 
-from ._render import fields, trace_ids
-from .names import LOG_LEVELS, REJECTED, SUPPRESSED, log_name, log_names
+from ._render import fields
+from .names import LOG_LEVELS, REJECTED, SUPPRESSED, TRACE_KEYS, log_name, log_names
 
 LevelMap = Mapping[str | type[Event], int | str]
 """Levels by the name of a log event (``"circuit_opened"``) or by event type; a level is a number or a name."""
@@ -92,7 +93,7 @@ class EventLog(ABC):
         if held is not None:
             line[SUPPRESSED] = held
         if traced:
-            line |= trace_ids()
+            line.update({key: value for key, value in zip(TRACE_KEYS, trace_ids(), strict=True) if value})
         self._write(level, name, line)
 
     @abstractmethod

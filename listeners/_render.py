@@ -5,7 +5,6 @@ says: every text is one line of printable characters, the others escaped as Pyth
 and cut when it is long.
 """
 
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from fluxgate.events import Event, StateChanged
 from fluxgate.metric import Metric
 
-from .names import LOG_KEYS, TRACE_KEYS
+from .names import LOG_KEYS
 
 _LONGEST = 1000
 _DIGITS = {"failure_rate": 4, "slow_rate": 4, "retry_after": 3}
@@ -57,18 +56,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def trace_ids() -> dict[str, str]:
-    """The ids of OpenTelemetry's current span, in a program that uses OpenTelemetry."""
-    # Never imported here: where nobody has imported it, there is no span.
-    current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
-    if current_span is None:
-        return {}
-    context = current_span().get_span_context()
-    if not context.is_valid:
-        return {}
-    return dict(zip(TRACE_KEYS, (f"{context.trace_id:032x}", f"{context.span_id:016x}"), strict=True))
 
 
 class Logfmt:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from logging import DEBUG, ERROR, INFO, WARNING
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from fluxgate.events import (
     EVENT_TYPES,
     CallCancelled,
+    CallEnded,
     CallFailed,
     CallIgnored,
     CallRejected,
@@ -79,6 +80,9 @@ LOG_LEVELS: Final[Mapping[str, int]] = {
 }
 """At which level each is written."""
 
+TRACE_KEYS: Final = ("trace_id", "span_id")
+"""Where OpenTelemetry has a current span: 32 and 16 hexadecimal digits. Any line may have them."""
+
 _WINDOW = ("failure_rate", "slow_rate", "total_count", "failure_count", "avg_duration")
 _RULES = ("window", "tracker", "tripper", "retry", "permit")
 _CALL = ("circuit_name", "state", "call_id")
@@ -87,9 +91,9 @@ _OUTCOME = (*_CALL, "duration", "stale")
 LOG_KEYS: Final[Mapping[type[Event], tuple[str, ...]]] = {
     StateChanged: (
         *("circuit_name", "old_state", "new_state", "trigger", "reason", *_WINDOW),
-        *("retry_after", "reopens", "failing_since", "last_error", "generation", "sequence"),
+        *("retry_after", "reopens", "failing_since", "last_error", "generation", "sequence", *TRACE_KEYS),
     ),
-    WouldOpen: ("circuit_name", "state", "reason", *_WINDOW, "failing_since", "last_error", "sequence"),
+    WouldOpen: ("circuit_name", "state", "reason", *_WINDOW, "failing_since", "last_error", "sequence", *TRACE_KEYS),
     Reconfigured: ("circuit_name", "state", "changed", *_RULES, "sequence"),
     CircuitCreated: ("circuit_name", "state", *_RULES, "sequence"),
     CircuitRetired: ("circuit_name", "state", "sequence"),
@@ -109,8 +113,6 @@ REJECTED: Final = "rejected"
 """The calls that a `calls_rejected` line stands for; summed over the lines, all that were refused."""
 SUPPRESSED: Final = "suppressed"
 """How many of what a line stands for came without a line of their own."""
-TRACE_KEYS: Final = ("trace_id", "span_id")
-"""Where OpenTelemetry has a current span: 32 and 16 hexadecimal digits."""
 
 
 def log_name(event: Event) -> str:
@@ -122,3 +124,201 @@ def log_names(kind: type[Event]) -> tuple[str, ...]:
     """All that events of a type may be called; a base stands for all types beneath it."""
     names = [EVENT_NAMES[leaf] for leaf in EVENT_TYPES if leaf in EVENT_NAMES and issubclass(leaf, kind)]
     return (*(TRANSITION_NAMES.values() if issubclass(StateChanged, kind) else ()), *names)
+
+
+# -- metrics ------------------------------------------------------------------------------------------------------
+
+OUTCOMES: Final[Mapping[type[CallEnded], str]] = {
+    CallSucceeded: "success",
+    CallFailed: "failure",
+    CallIgnored: "ignored",
+    CallCancelled: "cancelled",
+}
+"""How a call ended, in one word."""
+
+_UNIT_SUFFIXES = {"s": "_seconds"}
+
+
+class Instrument(NamedTuple):
+    """One metric, for Prometheus and OpenTelemetry alike."""
+
+    name: str
+    """In OpenTelemetry."""
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    """UCUM, as OpenTelemetry wants it; what is in braces only says what is counted."""
+    labels: tuple[str, ...]
+    """Labels in Prometheus, attributes in OpenTelemetry: the same words, so that one dashboard reads both."""
+    help: str
+
+    @property
+    def series(self) -> str:
+        """In Prometheus: what OpenTelemetry's own rules make of the name.
+
+        https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/
+        """
+        total = "_total" if self.kind == "counter" else ""
+        return self.name.replace(".", "_") + _UNIT_SUFFIXES.get(self.unit, "") + total
+
+
+_CIRCUIT = ("circuit_name",)
+
+STATE: Final = Instrument(
+    "circuit_breaker.state", "gauge", "", (*_CIRCUIT, "state"), "1 for the state that the circuit is in, else 0."
+)
+TRANSITIONS: Final = Instrument(
+    "circuit_breaker.state_transition",
+    "counter",
+    "{transition}",
+    (*_CIRCUIT, "old_state", "new_state"),
+    "Changes of state.",
+)
+CALL_DURATION: Final = Instrument(
+    "circuit_breaker.call.duration",
+    "histogram",
+    "s",
+    (*_CIRCUIT, "outcome"),
+    "Duration of admitted calls in seconds, by how they ended.",
+)
+SLOW_CALLS: Final = Instrument(
+    "circuit_breaker.slow_calls", "counter", "{call}", _CIRCUIT, "Calls that reached the circuit's slow threshold."
+)
+REJECTED_CALLS: Final = Instrument(
+    "circuit_breaker.rejected_calls",
+    "counter",
+    "{call}",
+    (*_CIRCUIT, "state"),
+    "Calls that the circuit refused, by the state in which it did.",
+)
+FALLBACK_CALLS: Final = Instrument(
+    "circuit_breaker.fallback_calls", "counter", "{call}", _CIRCUIT, "Calls that a fallback answered."
+)
+WOULD_OPEN: Final = Instrument(
+    "circuit_breaker.would_open",
+    "counter",
+    "{event}",
+    _CIRCUIT,
+    "How often the circuit would have opened while it was in metrics_only.",
+)
+STATE_CHANGED: Final = Instrument(
+    "circuit_breaker.state_changed.timestamp", "gauge", "s", _CIRCUIT, "Unix time of the last change of state."
+)
+FAILURE_RATE: Final = Instrument(
+    "circuit_breaker.failure_rate", "gauge", "", _CIRCUIT, "Share of failures in the window, from 0 to 1."
+)
+SLOW_RATE: Final = Instrument(
+    "circuit_breaker.slow_rate", "gauge", "", _CIRCUIT, "Share of slow calls in the window, from 0 to 1."
+)
+INFO: Final = Instrument(
+    "circuit_breaker.info",
+    "gauge",
+    "",
+    (*_CIRCUIT, "tripper", "window", "retry", "permit"),
+    "Always 1; the circuit's rules in words.",
+)
+LISTENER_FAILURES: Final = Instrument(
+    "circuit_breaker.listener_failures",
+    "counter",
+    "{failure}",
+    ("listener",),
+    "Errors raised by listeners, and by rules of the program's own.",
+)
+EVENTS_DROPPED: Final = Instrument(
+    "circuit_breaker.events_dropped",
+    "counter",
+    "{event}",
+    ("listener",),
+    "Events that went because a background listener's queue was full.",
+)
+
+INSTRUMENTS: Final = (
+    STATE,
+    TRANSITIONS,
+    CALL_DURATION,
+    SLOW_CALLS,
+    REJECTED_CALLS,
+    FALLBACK_CALLS,
+    WOULD_OPEN,
+    STATE_CHANGED,
+    FAILURE_RATE,
+    SLOW_RATE,
+    INFO,
+    LISTENER_FAILURES,
+    EVENTS_DROPPED,
+)
+"""Every metric."""
+
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the duration histogram, in seconds: from a cache's answer to the default `slow_threshold`."""
+
+# -- traces -------------------------------------------------------------------------------------------------------
+
+SCOPE: Final = "fluxgate"
+"""The instrumentation scope of spans, log records and metrics."""
+CIRCUIT_ATTRIBUTE: Final = "fluxgate.circuit.name"
+STATE_ATTRIBUTE: Final = "fluxgate.circuit.state"
+DECISION_ATTRIBUTE: Final = "fluxgate.decision"
+"""``permitted`` or ``rejected``."""
+OUTCOME_ATTRIBUTE: Final = "fluxgate.outcome"
+"""One of `OUTCOMES`."""
+RETRY_AFTER_ATTRIBUTE: Final = "fluxgate.retry_after"
+"""Seconds."""
+REASON_ATTRIBUTE: Final = "fluxgate.reason"
+ERROR_ATTRIBUTE: Final = "error.type"
+"""As the semantic conventions have it: https://opentelemetry.io/docs/specs/semconv/registry/attributes/error/"""
+STATE_CHANGE_EVENT: Final = "fluxgate.circuit.state_change"
+"""The event name of the log record that a change of state becomes."""
+
+
+def call_span_name(circuit_name: str) -> str:
+    """What the span around a call is called."""
+    return f"circuit_breaker {circuit_name}"
+
+
+def outage_span_name(circuit_name: str) -> str:
+    """What the span of an outage, from trip to recovery, is called."""
+    return f"circuit_breaker outage {circuit_name}"
+
+
+# -- alerts -------------------------------------------------------------------------------------------------------
+
+
+class AlertName(NamedTuple):
+    """An alert, in logs and in Prometheus alike."""
+
+    name: str
+    severity: Literal["critical", "warning", "info"]
+    runbook: str
+    """The page in ``dashboards/runbooks``."""
+
+
+def _alert(name: str, severity: Literal["critical", "warning", "info"]) -> AlertName:
+    return AlertName(name, severity, f"{name}.md")
+
+
+CIRCUIT_OPEN: Final = _alert("CircuitOpen", "warning")
+CIRCUIT_STUCK_OPEN: Final = _alert("CircuitStuckOpen", "critical")
+CIRCUIT_FLAPPING: Final = _alert("CircuitFlapping", "warning")
+REJECTING_CALLS: Final = _alert("RejectingCalls", "critical")
+SLOW_CIRCUIT: Final = _alert("SlowCircuit", "warning")
+LISTENER_FAILING: Final = _alert("ListenerFailing", "warning")
+EVENTS_LOST: Final = _alert("EventsLost", "warning")
+
+ALERTS: Final = (
+    CIRCUIT_OPEN,
+    CIRCUIT_STUCK_OPEN,
+    CIRCUIT_FLAPPING,
+    REJECTING_CALLS,
+    SLOW_CIRCUIT,
+    LISTENER_FAILING,
+    EVENTS_LOST,
+)
+"""Every alert."""
+
+ALERT_FIRING: Final = "alert_firing"
+ALERT_RESOLVED: Final = "alert_resolved"
+ALERT_KEYS: Final = (
+    *("alert", "status", "severity", "circuit_name", "summary", "runbook", "since"),
+    *("reason", *_WINDOW, "failing_since", "last_error", *TRACE_KEYS),
+)
+"""What is written of an alert, in this order; what has no value is left out."""

@@ -511,7 +511,6 @@ def attach_everywhere(**options: Any) -> Iterator[Callable[[], object]]:
         ({"listener": None}, TypeError, "listener must be callable, got None"),
         ({"listener": EventRecorder}, TypeError, "got the class EventRecorder: pass an instance"),
         ({"delivery": "later"}, ValueError, "delivery must be 'inline' or 'background', got 'later'"),
-        ({"delivery": None}, ValueError, "delivery must be 'inline' or 'background', got None"),
         ({"event_types": (5,)}, TypeError, "classes from fluxgate.events, got 5"),
         ({"event_types": (int,)}, TypeError, "classes from fluxgate.events, got <class 'int'>"),
         ({"event_types": ("StateChanged",)}, TypeError, "classes from fluxgate.events, got 'StateChanged'"),

@@ -334,7 +334,6 @@ def ways(bus: Bus) -> list[Callable[..., Subscription]]:
         ((Wishing([StateChanged, "open"]),), {}, TypeError, "'open'"),
         ((Wishing([]),), {}, ValueError, "Wishing"),
         ((Listener(),), {"delivery": "later"}, ValueError, "'later'"),
-        ((Listener(),), {"delivery": None}, ValueError, "None"),
         ((Listener(),), {"delivery": ["inline"]}, ValueError, r"\['inline'\]"),
         ((Listener(),), {"queue_size": 0}, ValueError, "0"),
         ((Listener(),), {"queue_size": -5}, ValueError, "-5"),

@@ -68,9 +68,9 @@ CONTRACT: dict[type[Event], set[str]] = {
     FallbackUsed: {"error_type"},
     StateChanged: {
         *("old_state", "new_state", "metrics", "verdict", "trigger", "wait"),
-        *("reopens", "generation", "failing_since", "last_error"),
+        *("reopens", "generation", "failing_since", "last_error", "trace_id", "span_id"),
     },
-    WouldOpen: {"metrics", "verdict"},
+    WouldOpen: {"metrics", "verdict", "trace_id", "span_id"},
     Reconfigured: set(),
     CircuitCreated: set(),
     CircuitRetired: set(),
@@ -110,6 +110,8 @@ VALUES: dict[str, Any] = {
     "listener": "Listener",
     "role": "listener",
     "count": 2,
+    "trace_id": "0af7651916cd43dd8448eb211c80319c",
+    "span_id": "b7ad6b7169203331",
 }
 
 each_kind = pytest.mark.parametrize("kind", CONTRACT, ids=lambda kind: kind.__name__)

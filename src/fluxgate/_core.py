@@ -4,14 +4,14 @@ Both breakers share it. It decides under the lock and leaves what is to be told 
 that after the lock is released (see `_teller`). No code of the user's runs under the lock but the rules, which are pure
 by contract.
 
-The fast lane. Where every call is admitted and nobody asks for `CallStarted`, a call needs no lock to begin: the
-generation's `Lane` is its stamp. In a steady stretch (see `_machine`), with nobody listening to successes, it needs
-none to end either: a plain success is one ``append`` of its duration to the lane. That append is atomic under the GIL,
-so no call is lost or counted twice, and whoever takes the lock next folds what has gathered into the window first. The
-lane takes outcomes for 10 ms at most, which bounds what gathers: a busy circuit takes the lock a hundred times a
-second, and for one that is not busy the lock costs nothing. A call that checked the lane and is overtaken by a change
-of generation appends to a lane that nobody reads any more: its outcome is stale, and there is nobody to tell. Without
-the GIL every outcome takes the lock.
+The fast lane. Where every call is admitted and nobody surrounds calls or asks for `CallStarted`, a call needs no lock
+to begin: the generation's `Lane` is its stamp. In a steady stretch (see `_machine`), with nobody listening to
+successes, it needs none to end either: a plain success is one ``append`` of its duration to the lane. That append is
+atomic under the GIL, so no call is lost or counted twice, and whoever takes the lock next folds what has gathered into
+the window first. The lane takes outcomes for 10 ms at most, which bounds what gathers: a busy circuit takes the lock a
+hundred times a second, and for one that is not busy the lock costs nothing. A call that checked the lane and is
+overtaken by a change of generation appends to a lane that nobody reads any more: its outcome is stale, and there is
+nobody to tell. Without the GIL every outcome takes the lock.
 """
 
 import math
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ._clock import Clock
 from ._machine import Lane, Stamp
 from ._record import Record
+from ._routes import Around
 from ._rules import Changes, Rules, amend
 from ._teller import Teller
 from ._text import clean, error_text, in_words, type_name
@@ -36,13 +37,15 @@ from .events import (
     CallSucceeded,
     Event,
     LastError,
+    Opening,
     Reconfigured,
 )
 from .metric import Metric, Verdict
 from .state import OPEN, State
 
 if TYPE_CHECKING:
-    from ._subscription import Routes
+    from ._routes import Routes
+    from ._subscription import Subscription
     from .bus import Bus
 
 _FOREVER = math.inf
@@ -90,16 +93,20 @@ class Core(Teller):
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
         self.lane: Lane | None = None
         """The stamp of calls that begin without the lock, while they may."""
-        self.gate: tuple[float, Verdict | None] | None = None
-        """While refusals need no lock: when the wait is over (monotonic), and why the circuit opened."""
+        self.gate: tuple[float, Verdict | None, Opening | None] | None = None
+        """While refusals need no lock: when the wait is over (monotonic), why the circuit opened, and on what."""
         self.with_blocks: list[tuple[int, Stamp, float]] = []
         self._stretch: Lane | None = None  # the lane of this generation, open or not
         self._call_ids = count(1)
 
     # -- admission ------------------------------------------------------------------------------------------------
 
-    def admit(self) -> Stamp | CallNotPermittedError:
-        """A stamp for one call, or the refusal for the breaker to raise from its own frame."""
+    def admit(self, nested: bool = True) -> Stamp | CallNotPermittedError:
+        """A stamp for one call, or the refusal for the breaker to raise from its own frame.
+
+        `nested`: the call ends in the context in which it begins, and what runs in between is its own. That of a
+        generator, or one that is settled elsewhere, does not.
+        """
         lane = self.lane
         if lane is not None:
             return lane
@@ -108,28 +115,41 @@ class Core(Teller):
             # Nothing to decide, count or tell: no lock. A reset that happens meanwhile is simply later.
             left = gate[0] - self.clock.monotonic()
             if left > 0:
-                return CallNotPermittedError(self.name, OPEN, None if left == _FOREVER else left, gate[1])
+                return CallNotPermittedError(self.name, OPEN, None if left == _FOREVER else left, gate[1], gate[2])
         machine = self.machine
         now, wall = self.clock.monotonic(), self.clock.time()
         with self.lock:
             self._fold()
             answer = machine.admit(now, wall)
             self.tell_news(wall)
-            if isinstance(answer, Stamp):
-                if CallStarted in self.routes:
-                    answer.call_id = next(self._call_ids)
-                    draft = self.draft(CallStarted, wall)
-                    draft.call_id = answer.call_id
-                    self.push(draft, CallStarted)
-                return answer
-            retry_after = machine.retry_after(now)
-            if CallRejected in self.routes:
-                draft = self.draft(CallRejected, wall)
-                draft.retry_after = retry_after
-                draft.reason = answer
-                self.push(draft, CallRejected)
-            self._arrange(now)
-            return CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict)
+            if not isinstance(answer, Stamp):
+                retry_after = machine.retry_after(now)
+                if CallRejected in self.routes:
+                    draft = self.draft(CallRejected, wall)
+                    draft.retry_after = retry_after
+                    draft.reason = answer
+                    self.push(draft, CallRejected)
+                self._arrange(now)
+                return CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict, self.opening)
+            surrounding = self.routes.get(Around)
+            if surrounding is not None or CallStarted in self.routes:
+                answer.call_id = next(self._call_ids)
+            if CallStarted in self.routes:
+                draft = self.draft(CallStarted, wall)
+                draft.call_id = answer.call_id
+                self.push(draft, CallStarted)
+        if surrounding is not None:
+            self._enter(answer, surrounding, nested)
+        return answer
+
+    def _enter(self, stamp: Stamp, surrounding: "tuple[Subscription, ...]", nested: bool) -> None:
+        entered = [subscription.enter(self, stamp.call_id, nested) for subscription in surrounding]
+        stamp.leave = [leave for leave in entered if leave is not None]
+
+    def _leave(self, stamp: Stamp) -> None:
+        leaving, stamp.leave = stamp.leave, None
+        for leave in reversed(leaving or ()):
+            leave(stamp.ended)
 
     # -- outcomes -------------------------------------------------------------------------------------------------
 
@@ -166,6 +186,8 @@ class Core(Teller):
             if counts:
                 self.machine.succeed(duration, now, wall)
             self._finish(now, wall)
+        if stamp.leave:
+            self._leave(stamp)
 
     def raised(self, stamp: Stamp, started: float, error: BaseException) -> None:
         """The call raised `error`, which the breaker raises on."""
@@ -210,6 +232,8 @@ class Core(Teller):
             if counts:
                 self.machine.fail(duration, now, wall, error, hint)
             self._finish(now, wall)
+        if stamp.leave:
+            self._leave(stamp)
 
     def _passed_over(
         self,
@@ -228,12 +252,15 @@ class Core(Teller):
                     draft.error_type = type_name(error)
                 self.push(draft, kind)
             self._finish(now, wall)
+        if stamp.leave:
+            self._leave(stamp)
 
     def _ended(self, kind: type[Event], stamp: Stamp, duration: float, counts: bool, wall: float) -> Any:
         draft = self.draft(kind, wall)
         draft.call_id = next(self._call_ids) if stamp.call_id is None else stamp.call_id
         draft.duration = duration
         draft.stale = not counts
+        stamp.ended = draft if stamp.leave else None
         return draft
 
     def _begin(self, stamp: Stamp, now: float) -> bool:
@@ -264,8 +291,8 @@ class Core(Teller):
         self.gate = self.lane = None
         if machine.state is OPEN:
             if CallRejected not in self.routes:
-                self.gate = (machine.open_until, machine.verdict)
-        elif machine.admits_all and CallStarted not in self.routes:
+                self.gate = (machine.open_until, machine.verdict, self.opening)
+        elif machine.admits_all and CallStarted not in self.routes and Around not in self.routes:
             lane = self._stretch
             if lane is None or lane.generation != machine.generation:
                 lane = self._stretch = Lane(machine.generation)

@@ -95,11 +95,20 @@ class Face:
         """
         return self._core.info()
 
+    def rules(self) -> dict[str, str]:
+        """The rules in words: `window`, `tracker`, `tripper`, `retry` and `permit`, as `CircuitCreated` tells them.
+
+        >>> from fluxgate import CircuitBreaker
+        >>> CircuitBreaker("payments").rules()["retry"]
+        'Cooldown(60)'
+        """
+        return self._core.machine.rules.words()
+
     def attach(
         self,
         listener: Listener,
         *event_types: type[Event],
-        delivery: Delivery = "inline",
+        delivery: Delivery | None = None,
         queue_size: int = 10_000,
     ) -> Subscription:
         """Let `listener` observe this circuit; see `fluxgate.attach` for the arguments.

@@ -22,13 +22,13 @@ where the calls reach a `MinRequests`, and where anything but a plain success is
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from ._record import Record
 from ._rules import Rules
 from ._text import in_words, seconds_in_words
-from .events import LastError
+from .events import Event, LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
 
@@ -61,12 +61,15 @@ _WORDS_BY_HAND = {
 class Stamp:
     """Marks one admitted call: its generation, and when it loses its place if it is a probe."""
 
-    __slots__ = ("call_id", "deadline", "generation")
+    __slots__ = ("call_id", "deadline", "ended", "generation", "leave")
 
     def __init__(self, generation: int, deadline: float | None = None) -> None:
         self.generation = generation
         self.deadline = deadline
         self.call_id: int | None = None
+        self.leave: list[Callable[[Event | None], None]] | None = None
+        """How those who surround the call are told of its end; the last to enter leaves first."""
+        self.ended: Event | None = None
 
 
 class Lane(Stamp):

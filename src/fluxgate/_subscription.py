@@ -1,12 +1,14 @@
 """A listener's attachment to circuits, and how one event reaches it."""
 
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Hashable
 from contextvars import Context
 from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from . import _check
 from ._functions import is_async, refuse_coroutine
 from ._tasks import being_cancelled, outcome_in, running_loop, spawn, waiting_for
 from ._text import log
@@ -19,11 +21,26 @@ if TYPE_CHECKING:
     from .bus import Bus
 
 Listener = Callable[[Any], Any]
-"""Anything that can be called with an event; a coroutine function is awaited. It may have `events` and `close()`."""
+"""Anything that can be called with an event; a coroutine function is awaited. It may also have
+
+- `events`: the event types that it wants, `StateChanged` alone if missing; asked when attached, and by
+  `Subscription.refresh`;
+- `delivery`: how it wants them if `attach` does not say, ``"inline"`` if missing;
+- `destination`: something hashable; of several listeners that name the same one, a circuit tells each event to the
+  first attached only, so that two of them do not count everything twice;
+- ``attached(subscription)``: called once it is attached, to look at the circuits that are there already;
+- ``tick()`` and `tick_interval` in seconds: called so often in a thread of its own, also while no call comes; an
+  interval of ``None`` ends it;
+- ``around(circuit_name, call_id, *, nested)``: called in an admitted call's own context before it runs; what it
+  returns, unless ``None``, is called there with the event that ended the call, or ``None`` where the listener asks
+  for no such event. Not `nested`: the call is a generator's, or settled elsewhere, so what is current at its
+  beginning must not stay so;
+- ``close()``: called when it is detached for the last time, or the process ends.
+"""
 Delivery = Literal["inline", "background"]
-Routes = dict[type[Event], tuple["Subscription", ...]]
 
 _CLOSE_WAIT = 1.0
+_TICK_AGAIN = 1.0  # seconds after a tick that failed
 _numbers = count()
 
 
@@ -34,8 +51,11 @@ class Outlet:
         self.listener = listener
         self.name: str = getattr(listener, "__qualname__", None) or type(listener).__qualname__
         self.is_async = is_async(listener)
+        self.around: Callable[..., Any] | None = getattr(listener, "around", None)
+        self.destination: Hashable = getattr(listener, "destination", None)
         self.uses = 0
         self.failures = 0
+        self.ticking: Callable[[BaseException], None] | None = None
         self._closed = False
         self._worker: Worker | None = None
 
@@ -46,10 +66,36 @@ class Outlet:
             self._worker = Worker(self.name)
         return self._worker
 
+    def start_ticking(self, report: Callable[[BaseException], None]) -> None:
+        """Call the listener's `tick` from now on; its failures go to `report`."""
+        if callable(getattr(self.listener, "tick", None)):
+            self.ticking = report
+            self.worker.start_ticking(weakref.WeakMethod(self.tick))
+
+    async def tick(self) -> float | None:
+        """Let the listener look at the time; seconds until the next, ``None`` for never."""
+        report = self.ticking
+        if report is None:
+            return None
+        try:
+            interval = tick_interval(self.listener)
+            if interval is not None:
+                result: Any = self.listener.tick()  # type: ignore[attr-defined]
+                if hasattr(result, "__await__"):
+                    await result
+                interval = tick_interval(self.listener)
+        except BaseException as error:
+            report(error)
+            return _TICK_AGAIN
+        return interval
+
     def close(self) -> None:
         """The last subscription is gone, or the process ends: stop the thread and tell the listener, once."""
         closing = None if self._closed else getattr(self.listener, "close", None)
         self._closed = True
+        self.ticking = None
+        if self._worker is not None:
+            self._worker.stop_ticking(_CLOSE_WAIT)
         if callable(closing):
             try:
                 result = closing()
@@ -80,6 +126,18 @@ class Outlet:
         """In a forked child."""
         if self._worker is not None:
             self._worker.reset()
+            if self.ticking is not None:
+                self.worker.start_ticking(weakref.WeakMethod(self.tick))
+
+
+def tick_interval(listener: Any) -> float | None:
+    """How often the listener is to tick, in seconds.
+
+    Raises:
+        TypeError, ValueError: its `tick_interval` is not a number above 0.
+    """
+    interval = getattr(listener, "tick_interval", None)
+    return None if interval is None else _check.number(interval, "tick_interval", above=0)
 
 
 class Subscription:
@@ -90,13 +148,17 @@ class Subscription:
         bus: "Bus",
         outlet: Outlet,
         kinds: frozenset[type[Event]],
+        event_types: tuple[type[Event], ...],
         patterns: tuple[str, ...],
         core: "Core | None",
         delivery: Delivery,
         queue_size: int,
     ) -> None:
         self.outlet = outlet
+        self.destination: Hashable = object() if outlet.destination is None else outlet.destination
         self.kinds = kinds
+        self.event_types = event_types
+        """Those that were named when it was attached, instead of the listener's own."""
         self.number = next(_numbers)
         """Listeners are called in the order in which they were attached."""
         self._bus = bus
@@ -121,6 +183,18 @@ class Subscription:
     def active(self) -> bool:
         """Whether it is still open."""
         return self._active
+
+    def circuits(self) -> "list[Any]":
+        """The breakers that it observes and that are alive, sorted by name."""
+        return [breaker for breaker in self._bus.circuits() if self.observes(breaker._core)]
+
+    def refresh(self) -> None:
+        """Ask the listener's `events` again: what it wants may depend on something that has changed.
+
+        Raises:
+            TypeError, ValueError: They are not event types, or none.
+        """
+        self._bus.refresh(self)
 
     def close(self) -> None:
         """Detach the listener: once this returns it is not called again.
@@ -168,13 +242,15 @@ class Subscription:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def matches(self, circuit_name: str) -> bool:
-        """Whether a process-wide subscription concerns this circuit."""
+    def observes(self, core: "Teller") -> bool:
+        """Whether it concerns this circuit."""
+        if self._core is not None:
+            return self._core is core
         if self._patterns == ("*",):
             return True
         from fnmatch import fnmatchcase
 
-        return any(fnmatchcase(circuit_name, pattern) for pattern in self._patterns)
+        return any(fnmatchcase(core.name, pattern) for pattern in self._patterns)
 
     def needs_await(self, core: "Teller") -> bool:
         """Whether the circuit's own task must await the listener."""
@@ -188,6 +264,25 @@ class Subscription:
             box = self._mailbox()
             if box is not None:
                 box.put(event, context, core)
+
+    def enter(self, core: "Teller", call_id: int | None, nested: bool) -> Callable[[Event | None], None] | None:
+        """Let the listener surround a call; how it is to leave it."""
+        around = self.outlet.around
+        if around is None:
+            return None
+        try:
+            leave = around(core.name, call_id, nested=nested)
+        except Exception as error:
+            self._failed(None, error, core)
+            return None
+
+        def leaving(ended: Event | None) -> None:
+            try:
+                leave(ended)
+            except Exception as error:
+                self._failed(None, error, core)
+
+        return None if leave is None else leaving
 
     def _mailbox(self) -> Mailbox | None:
         with self._bus.lock:
@@ -241,9 +336,8 @@ class Subscription:
         """Its background queue, if one was needed."""
         return self._box
 
-    def _failed(self, event: Event, error: BaseException, core: "Teller") -> None:
-        with self._bus.lock:  # the listener may fail in several circuits' threads at once
-            self.outlet.failures = seen = self.outlet.failures + 1
+    def _failed(self, event: Event | None, error: BaseException, core: "Teller") -> None:
+        seen = self._bus.count_failure(self.outlet)
         # a failure over the news of a failure is not news again, or two broken listeners would never end
         tell = not isinstance(event, ListenerFailed)
         core.report("listener", self.outlet.name, error, seen, tell=tell)

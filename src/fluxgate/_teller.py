@@ -19,18 +19,22 @@ from ._machine import Change, Fault, Machine
 from ._rules import Rules
 from ._tasks import running_loop, shielded, spawn
 from ._text import error_text, in_words, log, type_name
+from ._trace import trace_ids
 from .events import (
     CircuitCreated,
     CircuitRetired,
     Event,
     FallbackUsed,
     ListenerFailed,
+    Opening,
     StateChanged,
     WouldOpen,
 )
+from .state import FORCED_OPEN, HALF_OPEN, OPEN
 
 if TYPE_CHECKING:
-    from ._subscription import Routes, Subscription
+    from ._routes import Routes
+    from ._subscription import Subscription
     from .bus import Bus
 
 
@@ -49,6 +53,7 @@ class Teller:
         "lock",
         "machine",
         "name",
+        "opening",
         "outbox",
         "own",
         "retired",
@@ -65,6 +70,7 @@ class Teller:
         # breaker in the middle of a decision: that must not be a deadlock.
         self.lock = RLock()
         self.machine = Machine(rules, clock.time())
+        self.opening: Opening | None = None
         self.routes: Routes = {}
         self.own: tuple[Subscription, ...] = ()
         self.outbox: deque[_Letter] | tuple[()] = ()
@@ -110,9 +116,26 @@ class Teller:
                 if isinstance(each, Fault):
                     self.push(each)
                 else:
+                    trace_id, span_id = trace_ids()
                     kind = StateChanged if isinstance(each, Change) else WouldOpen
-                    self.publish(kind, wall, **{name: getattr(each, name) for name in each.fields})
+                    fields = {name: getattr(each, name) for name in each.fields}
+                    self.publish(kind, wall, **fields, trace_id=trace_id, span_id=span_id)
+                    if isinstance(each, Change):
+                        self._note_opening(each, wall, trace_id, span_id)
             news.clear()
+
+    def _note_opening(self, change: Change, wall: float, trace_id: str | None, span_id: str | None) -> None:
+        if change.new_state in (OPEN, FORCED_OPEN):
+            self.opening = Opening(
+                at=wall,
+                metrics=change.metrics,
+                failing_since=change.failing_since,
+                last_error=change.last_error,
+                trace_id=trace_id,
+                span_id=span_id,
+            )
+        elif change.new_state is not HALF_OPEN:  # a probe's refusal still tells what had opened the circuit
+            self.opening = None
 
     def tell(self, kind: type[Event], **fields: Any) -> None:
         """Publish one event."""

@@ -28,7 +28,7 @@ def make(_func, _core, _clock):
     {async_}def protected({params}):{prologue}
         _stamp = _core.lane
         if _stamp is None:
-            _stamp = _core.admit()
+            _stamp = _core.admit({nested})
             if _stamp.__class__ is CallNotPermittedError:
                 try:
                     if _core.outbox:
@@ -130,6 +130,7 @@ def _maker(
         arguments=arguments,
         prologue=prologue,
         run=run.format(arguments=arguments).replace("\n", "\n            "),
+        nested=kind in _RUN_METHOD,  # a generator's consumer runs in between, in the generator's own context
         result="" if kind == "async generator function" else " _value",
     )
     part = "fallback" if template is _FALL_BACK else "breaker"

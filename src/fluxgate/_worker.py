@@ -1,8 +1,11 @@
 """Background delivery: a bounded queue a subscription, and one daemon thread with an event loop a listener."""
 
+import math
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context
 from threading import Condition, Thread, current_thread
 from typing import TYPE_CHECKING, Any
@@ -116,6 +119,9 @@ class Worker:
         self._stopping = False
         self._last_work: list[Any] = []
         self._lock = Condition()
+        self._tick: weakref.WeakMethod[Callable[[], Awaitable[float | None]]] | None = None
+        self._tick_at = math.inf
+        self._ticking = False
 
     @property
     def is_current(self) -> bool:
@@ -128,6 +134,20 @@ class Worker:
         if self._thread is None:
             self._start()
         self._rouse()
+
+    def start_ticking(self, tick: "weakref.WeakMethod[Callable[[], Awaitable[float | None]]]") -> None:
+        """Call `tick` soon, and again whenever the seconds that it returned have passed; it is held weakly."""
+        self._tick, self._tick_at = tick, -math.inf
+        if self._thread is None:
+            self._start()
+        self._rouse()
+
+    def stop_ticking(self, timeout: float) -> None:
+        """Tick no more; a tick that runs in another thread may end, within `timeout` seconds."""
+        with self._lock:
+            self._tick = None
+            if not self.is_current:
+                self._lock.wait_for(lambda: not self._ticking, timeout)
 
     def stop(self) -> None:
         """Let the thread end once it is idle."""
@@ -180,7 +200,11 @@ class Worker:
         while not self._stopping:
             self._wake.clear()  # before looking: what is scheduled later sets it again
             await self._empty_all()
-            await self._wake.wait()
+            await self._tick_if_due()
+            left = self._tick_at - time.monotonic()
+            if left > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), left if left < math.inf else None)
         await self._empty_all()
         await self._finish_last_work()
 
@@ -199,8 +223,26 @@ class Worker:
             while (item := box.take()) is not None:
                 event, context, core = item
                 await box.subscription.hand_over(event, context, core)
+                await self._tick_if_due()  # however many events there are
                 core.deliver_soon(in_loop=False)  # what its failure added
             box.report_losses()
+
+    async def _tick_if_due(self) -> None:
+        if time.monotonic() < self._tick_at:
+            return
+        with self._lock:
+            tick = self._tick() if self._tick is not None else None
+            self._stopping = self._stopping or (self._tick is not None and tick is None)  # nobody has it any more
+            self._ticking = tick is not None
+        wait = None
+        try:
+            if tick is not None:
+                wait = await tick()
+        finally:
+            with self._lock:
+                self._tick_at = math.inf if wait is None else time.monotonic() + wait
+                self._ticking = False
+                self._lock.notify_all()
 
     def drain_here(self) -> None:
         """Where no thread could be started any more, at the interpreter's end: deliver in this one."""

@@ -144,7 +144,7 @@ class CircuitBreaker(Face):
         >>> cb.info().metrics.total_count
         1
         """
-        return Call(self._core, self._admit())
+        return Call(self._core, self._admit(nested=False))
 
     def __enter__(self) -> Self:
         """Protect a block: ``with cb: ...``. Its exception, if any, is its outcome.
@@ -152,7 +152,7 @@ class CircuitBreaker(Face):
         Raises:
             CallNotPermittedError: The circuit refused; the block does not run.
         """
-        self._enter_block(self._admit())
+        self._enter_block(self._admit(nested=True))
         return self
 
     def __exit__(
@@ -162,9 +162,9 @@ class CircuitBreaker(Face):
         self._core.deliver()
         return False
 
-    def _admit(self) -> Stamp:
+    def _admit(self, *, nested: bool) -> Stamp:
         core = self._core
-        stamp = core.admit()
+        stamp = core.admit(nested)
         if isinstance(stamp, CallNotPermittedError):
             try:
                 core.deliver()
@@ -328,7 +328,7 @@ class AsyncCircuitBreaker(Face):
         Raises:
             CallNotPermittedError: The circuit refused.
         """
-        return AsyncCall(self._core, await self._admit())
+        return AsyncCall(self._core, await self._admit(nested=False))
 
     async def __aenter__(self) -> Self:
         """Protect a block: ``async with cb: ...``. Its exception, if any, is its outcome.
@@ -336,7 +336,7 @@ class AsyncCircuitBreaker(Face):
         Raises:
             CallNotPermittedError: The circuit refused; the block does not run.
         """
-        self._enter_block(await self._admit())
+        self._enter_block(await self._admit(nested=True))
         return self
 
     async def __aexit__(
@@ -346,9 +346,9 @@ class AsyncCircuitBreaker(Face):
         await self._core.deliver_async()
         return False
 
-    async def _admit(self) -> Stamp:
+    async def _admit(self, *, nested: bool) -> Stamp:
         core = self._core
-        stamp = core.admit()
+        stamp = core.admit(nested)
         if isinstance(stamp, CallNotPermittedError):
             try:
                 await core.deliver_async()

@@ -7,16 +7,18 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from operator import attrgetter
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from . import _check
 from ._plugins import observable
-from ._subscription import Delivery, Listener, Outlet, Routes, Subscription
+from ._routes import Routes, table_of
+from ._subscription import Delivery, Listener, Outlet, Subscription, tick_interval
 from ._text import log
 from ._worker import Mailbox
-from .events import EVENT_TYPES, Event, EventsDropped, ListenerFailed, StateChanged, concrete
+from .events import Event, EventsDropped, ListenerFailed, StateChanged, concrete
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -82,7 +84,7 @@ class Bus:
                 self.stranded.append(core)  # it has no next call: another circuit's will tell what is left
             # what is lost or fails over its last events is still told, though not to its own listeners
             late = (EventsDropped, ListenerFailed)
-            core.rewire(_table(tuple(sub for sub in self._subscriptions if sub.matches(core.name)), late))
+            core.rewire(table_of(tuple(sub for sub in self._subscriptions if sub.observes(core)), late))
 
     def next_stranded(self) -> "Core | None":
         """One of the retired circuits whose last events wait for an event loop."""
@@ -108,7 +110,7 @@ class Bus:
         listener: Listener,
         *event_types: type[Event],
         circuits: str | Iterable[str] = "*",
-        delivery: Delivery = "inline",
+        delivery: Delivery | None = None,
         queue_size: int = 10_000,
     ) -> Subscription:
         """Let `listener` observe every circuit of this bus, present and future, whose name matches.
@@ -120,7 +122,8 @@ class Bus:
             event_types: What to receive instead; a base class such as `fluxgate.events.Event` stands for all beneath.
             circuits: One pattern, or several, in shell style (``"payments-*"``); case matters.
             delivery: ``"inline"``: in the caller's thread, after the engine's lock is released. ``"background"``:
-                through a bounded queue, in a thread of the listener's own.
+                through a bounded queue, in a thread of the listener's own. The default is what the listener's
+                attribute `delivery` says, else inline.
             queue_size: How many events may wait in the background; beyond it the oldest go, and `EventsDropped` says
                 so.
 
@@ -139,7 +142,7 @@ class Bus:
         core: "Core",
         listener: Listener,
         event_types: tuple[type[Event], ...],
-        delivery: Delivery,
+        delivery: Delivery | None,
         queue_size: int,
     ) -> Subscription:
         """Let `listener` observe one circuit."""
@@ -151,29 +154,67 @@ class Bus:
         event_types: tuple[type[Event], ...],
         patterns: tuple[str, ...],
         core: "Core | None",
-        delivery: Delivery,
+        delivery: Delivery | None,
         queue_size: int,
     ) -> Subscription:
         _check.function(_check.instance(listener, "listener", "a callable"), "listener")
+        if delivery is None:
+            delivery = getattr(listener, "delivery", "inline")
         if delivery not in ("inline", "background"):
             raise ValueError(f"delivery must be 'inline' or 'background', got {_check.got(delivery)}")
         _check.whole(queue_size, "queue_size")
-        kinds = concrete(event_types or _check.several(getattr(listener, "events", (StateChanged,)), "listener.events"))
-        if not kinds:
-            raise ValueError(f"listener {listener!r} asks for no events")
+        kinds = _kinds(listener, event_types)
+        hash(getattr(listener, "destination", None))  # says itself what is not hashable
+        tick_interval(listener)
         with self.lock:
             outlet = self._outlets.get(id(listener))
             if outlet is None:
                 outlet = self._outlets[id(listener)] = Outlet(listener)
             outlet.uses += 1
-            subscription = Subscription(self, outlet, kinds, patterns, core, delivery, queue_size)
+            subscription = Subscription(self, outlet, kinds, event_types, patterns, core, delivery, queue_size)
             if core is None:
                 self._subscriptions += (subscription,)
             else:
                 core.own += (subscription,)
                 self._own.add(subscription)
             self._rewire(core)
+        attached = getattr(listener, "attached", None)
+        if callable(attached):
+            try:
+                attached(subscription)
+            except BaseException:
+                subscription.close()
+                raise
+        if outlet.ticking is None:
+            outlet.start_ticking(partial(_tick_failed, weakref.ref(self), weakref.ref(outlet)))
         return subscription
+
+    def refresh(self, subscription: Subscription) -> None:
+        """See `Subscription.refresh`."""
+        kinds = _kinds(subscription.outlet.listener, subscription.event_types)  # the listener's code: no lock is held
+        with self.lock:
+            subscription.kinds = kinds
+            if subscription.active:
+                self._rewire(subscription.core)
+
+    def count_failure(self, outlet: Outlet) -> int:
+        """One failure more of this listener, which may fail in several circuits' threads at once; how many so far."""
+        with self.lock:
+            outlet.failures += 1
+            return outlet.failures
+
+    def tick_failed(self, outlet: Outlet, error: BaseException) -> None:
+        """A listener's tick raised. It concerns no circuit more than another: the first that it observes tells it."""
+        seen = self.count_failure(outlet)
+        with self.lock:
+            subscriptions = [each for each in (*self._subscriptions, *self._own) if each.outlet is outlet]
+            core = next((core for core in self._circuits for each in subscriptions if each.observes(core)), None)
+        if core is not None:
+            core.report("listener", outlet.name, error, seen)
+            core.deliver_soon(in_loop=False)
+        elif seen == 1:
+            text = "ticking listener %s failed; from now on its failures are counted, not logged"
+            log("ERROR", text, outlet.name, error=error)
 
     def detach(self, subscription: Subscription) -> bool:
         """Take a subscription out of every route; whether it was in one."""
@@ -205,15 +246,15 @@ class Bus:
         elif core.retired:
             return
         for each in [core] if core is not None else list(self._circuits):
-            concerned = [sub for sub in self._subscriptions if sub.matches(each.name)]
+            concerned = [sub for sub in self._subscriptions if sub.observes(each)]
             subscriptions = tuple(sorted((*concerned, *each.own), key=attrgetter("number")))
-            each.rewire(_table(subscriptions) if each.own else self._route(subscriptions))
+            each.rewire(table_of(subscriptions) if each.own else self._route(subscriptions))
 
     def _route(self, subscriptions: tuple[Subscription, ...]) -> Routes:
         """The table of these subscriptions; circuits with the same ones share it."""
         table = self._routes.get(subscriptions)
         if table is None:
-            table = self._routes[subscriptions] = _table(subscriptions)
+            table = self._routes[subscriptions] = table_of(subscriptions)
         return table
 
     def observe(self) -> tuple[Subscription, ...]:
@@ -318,9 +359,18 @@ class Bus:
         self.lock.release()
 
 
-def _table(subscriptions: tuple[Subscription, ...], among: tuple[type[Event], ...] = EVENT_TYPES) -> Routes:
-    kinds = {kind for subscription in subscriptions for kind in subscription.kinds if kind in among}
-    return {kind: tuple(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds}
+def _kinds(listener: Listener, event_types: tuple[type[Event], ...]) -> frozenset[type[Event]]:
+    kinds = concrete(event_types or _check.several(getattr(listener, "events", (StateChanged,)), "listener.events"))
+    if not kinds:
+        raise ValueError(f"listener {listener!r} asks for no events")
+    return kinds
+
+
+def _tick_failed(bus: "weakref.ref[Bus]", outlet: "weakref.ref[Outlet]", error: BaseException) -> None:
+    # Held weakly: a listener's thread must not keep alive what nobody else needs.
+    its_bus, its_outlet = bus(), outlet()
+    if its_bus is not None and its_outlet is not None:
+        its_bus.tick_failed(its_outlet, error)
 
 
 class _Reference(weakref.ref[Any]):

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .events import Opening
 from .metric import Verdict
 from .state import State
 
@@ -25,7 +26,7 @@ class CallNotPermittedError(Exception):
     "circuit 'payments' is open; retry after 12.5 s"
     """
 
-    # No __init__ in Python: a refusal must cost little more than a bare raise, so the four values stay
+    # No __init__ in Python: a refusal must cost little more than a bare raise, so the values stay
     # in `args` (which pickling uses as well) and the text is made only when somebody reads it.
     if TYPE_CHECKING:
 
@@ -35,6 +36,7 @@ class CallNotPermittedError(Exception):
             state: State = State.OPEN,
             retry_after: float | None = None,
             verdict: Verdict | None = None,
+            opening: Opening | None = None,
             /,
         ) -> None: ...
 
@@ -62,6 +64,12 @@ class CallNotPermittedError(Exception):
         """Why the circuit opened."""
         verdict = self._value(3)
         return verdict if isinstance(verdict, Verdict) else None
+
+    @property
+    def opening(self) -> Opening | None:
+        """When the circuit opened, on which figures, failing since when, and in which trace."""
+        opening = self._value(4)
+        return opening if isinstance(opening, Opening) else None
 
     @property
     def message(self) -> str:

@@ -30,6 +30,23 @@ class LastError(Record):
         return {"type": self.type, "text": self.text}
 
 
+class Opening(Record):
+    """What opened a circuit, as a refusal tells it."""
+
+    __slots__ = ("at", "metrics", "failing_since", "last_error", "trace_id", "span_id")
+
+    at: float
+    """Unix time in seconds."""
+    metrics: Metric
+    """The window that decided."""
+    failing_since: float | None
+    """Unix time of the first failure in that window."""
+    last_error: LastError | None
+    trace_id: str | None
+    """The trace of the call that decided, where OpenTelemetry had a current span."""
+    span_id: str | None
+
+
 class Event(Record):
     """What all events carry. A listener that asks for `Event` receives every type."""
 
@@ -135,6 +152,8 @@ class StateChanged(Event):
         "generation",
         "failing_since",
         "last_error",
+        "trace_id",
+        "span_id",
     )
 
     old_state: State
@@ -154,6 +173,10 @@ class StateChanged(Event):
     """Unix time of the first failure in the window."""
     last_error: LastError | None
     """The last failure that the circuit saw."""
+    trace_id: str | None
+    """The trace of the call that caused the change (32 hexadecimal digits), where OpenTelemetry had a current span."""
+    span_id: str | None
+    """That span (16 hexadecimal digits)."""
 
     @property
     def reason(self) -> str:
@@ -167,12 +190,15 @@ Signal = StateChanged
 class WouldOpen(Event):
     """In shadow mode: the circuit would have opened now."""
 
-    __slots__ = ("metrics", "verdict", "failing_since", "last_error")
+    __slots__ = ("metrics", "verdict", "failing_since", "last_error", "trace_id", "span_id")
 
     metrics: Metric
     verdict: Verdict
     failing_since: float | None
     last_error: LastError | None
+    trace_id: str | None
+    """As in `StateChanged`: of the call that would have opened it."""
+    span_id: str | None
 
     @property
     def reason(self) -> str:

@@ -1,0 +1,31 @@
+"""Which events of a circuit go to whom."""
+
+from collections.abc import Hashable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .events import EVENT_TYPES, Event
+
+if TYPE_CHECKING:
+    from ._subscription import Subscription
+
+Routes = dict[type[Any], tuple["Subscription", ...]]
+
+
+class Around:
+    """In a circuit's routes, the key of those that surround calls."""
+
+
+def table_of(subscriptions: "tuple[Subscription, ...]", among: tuple[type[Event], ...] = EVENT_TYPES) -> Routes:
+    """The routes of a circuit that these subscriptions observe."""
+    kinds = {kind for subscription in subscriptions for kind in subscription.kinds if kind in among}
+    table: Routes = {kind: _one_each(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds}
+    surrounding = _one_each(sub for sub in subscriptions if sub.outlet.around is not None)
+    return {**table, Around: surrounding} if surrounding and among is EVENT_TYPES else table
+
+
+def _one_each(subscriptions: "Iterable[Subscription]") -> "tuple[Subscription, ...]":
+    """The first for each destination."""
+    chosen: dict[Hashable, Subscription] = {}
+    for subscription in subscriptions:
+        chosen.setdefault(subscription.destination, subscription)
+    return tuple(chosen.values())
