@@ -3,12 +3,14 @@
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .events import EVENT_TYPES, Event
+from .events import EVENT_TYPES, CallEnded, CallStarted, Event, concrete
 
 if TYPE_CHECKING:
     from ._subscription import Subscription
 
 Routes = dict[type[Any], tuple["Subscription", ...]]
+
+_OF_CALLS = concrete((CallStarted, CallEnded))
 
 
 class Around:
@@ -19,7 +21,7 @@ def table_of(subscriptions: "tuple[Subscription, ...]", among: tuple[type[Event]
     """The routes of a circuit that these subscriptions observe."""
     kinds = {kind for subscription in subscriptions for kind in subscription.kinds if kind in among}
     table: Routes = {kind: _one_each(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds}
-    surrounding = _one_each(sub for sub in subscriptions if sub.outlet.around is not None)
+    surrounding = _one_each(sub for sub in subscriptions if sub.outlet.around is not None and sub.kinds & _OF_CALLS)
     return {**table, Around: surrounding} if surrounding and among is EVENT_TYPES else table
 
 

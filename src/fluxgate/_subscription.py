@@ -31,10 +31,10 @@ Listener = Callable[[Any], Any]
 - ``attached(subscription)``: called once it is attached, to look at the circuits that are there already;
 - ``tick()`` and `tick_interval` in seconds: called so often in a thread of its own, also while no call comes; an
   interval of ``None`` ends it;
-- ``around(circuit_name, call_id, *, nested)``: called in an admitted call's own context before it runs; what it
-  returns, unless ``None``, is called there with the event that ended the call, or ``None`` where the listener asks
-  for no such event. Not `nested`: the call is a generator's, or settled elsewhere, so what is current at its
-  beginning must not stay so;
+- ``around(circuit_name, call_id, *, nested)``: called in an admitted call's own context before it runs, while the
+  listener asks for `CallStarted` or outcomes; what it returns, unless ``None``, is called there with the event that
+  ended the call, or ``None`` where nobody asks for that one. Not `nested`: the call is a generator's, or settled
+  elsewhere, so what is current at its beginning must not stay so;
 - ``close()``: called when it is detached for the last time, or the process ends.
 """
 Delivery = Literal["inline", "background"]
