@@ -209,7 +209,7 @@ FAILURE_RATE: Final = Instrument(
 SLOW_RATE: Final = Instrument(
     "circuit_breaker.slow_rate", "gauge", "", _CIRCUIT, "Share of slow calls in the window, from 0 to 1."
 )
-INFO: Final = Instrument(
+CIRCUIT_INFO: Final = Instrument(
     "circuit_breaker.info",
     "gauge",
     "",
@@ -242,7 +242,7 @@ INSTRUMENTS: Final = (
     STATE_CHANGED,
     FAILURE_RATE,
     SLOW_RATE,
-    INFO,
+    CIRCUIT_INFO,
     LISTENER_FAILURES,
     EVENTS_DROPPED,
 )
