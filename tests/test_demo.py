@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,20 +167,23 @@ def chunks(master: int) -> Iterator[str]:
         yield chunk.decode("utf-8", "replace")
 
 
-def test_it_fails_where_nothing_happened(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_fails_where_nothing_happened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """With a service that stays healthy no circuit opens: exit code 1, and each is named."""
     monkeypatch.setattr(service, "SCRIPT", dict.fromkeys(service.SCRIPT, ()))
     monkeypatch.setattr("fluxgate.demo.runner.SCRIPT", {})
     monkeypatch.setattr("fluxgate.demo.show.SCRIPT", {})
-    log = io.StringIO()
-    assert demo.run(0.5) == 1
+    log = tmp_path / "demo.log"
+    assert demo.run(0.5, listeners=[]) == 1
     assert "payments never opened; inventory never opened; search never opened" in capsys.readouterr().out
-    assert demo.run(0.5, as_json=True, log=log) == 1
+    assert demo.run(0.5, as_json=True, listeners=["log"], log=log) == 1
     output = capsys.readouterr()
     document = json.loads(output.out)
     assert document["ok"] is False
     assert set(document["problems"]) == {f"{name} never opened" for name in NAMES}
-    assert "circuit_opened" not in log.getvalue()
+    assert "circuit_opened" not in log.read_text("utf-8")
+    assert document["listeners"] == {"log": f"log: {log}"}
 
 
 # -- when it is over, and whether it went well ------------------------------------------------------------------------
@@ -386,14 +391,16 @@ def test_answers_about_the_request_are_not_the_services_fault(status: int, count
     assert circuits.service_at_fault(httpx.ConnectError("no route"))
 
 
-def test_the_log_is_kept_without_structlog(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_is_kept_without_structlog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where structlog is missing the demo's log is written by `logging`, one line an event."""
     monkeypatch.setitem(sys.modules, "structlog", None)
-    sink = io.StringIO()
     outage = Outage()
-    outage.bus.attach(logs.log_listener(sink))
-    outage.open()
-    (line,) = sink.getvalue().splitlines()
+    with closing(logs.Log(tmp_path / "demo.log")) as log:
+        for listener in log.listeners():
+            outage.bus.attach(listener)
+        outage.open()
+        assert log.report()[0] == "The first opening in the log:"
+    (line,) = (tmp_path / "demo.log").read_text("utf-8").splitlines()
     assert "WARNING circuit_opened circuit_name=payments" in line
 
 

@@ -3,9 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from .demo.outputs import MAKERS
 from .errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _SHORTEST = 3.0
 _INTERRUPTED = 130
+_LAST_PORT = 65535
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Start an HTTP service on loopback that falls ill and recovers, call it with httpx through three "
             "circuits of different policies, print each transition with its reason, and end with a table. "
+            "Meanwhile listeners write log lines and alerts to a file, serve /metrics and make spans. "
             "Exits with 0 if each circuit opened and recovered, else with 1. Needs the extra 'demo'."
         ),
     )
@@ -67,7 +70,17 @@ def _parser() -> argparse.ArgumentParser:
         help=f"how long the service's script takes: {_SHORTEST:g} or more, 20 by default",
     )
     demo.add_argument("--json", action="store_true", help="print one JSON document at the end, all else to stderr")
-    demo.add_argument("--log", type=_new_file, metavar="FILE", help="write the log listener's lines to FILE")
+    demo.add_argument(
+        "--listeners",
+        type=_listener_names,
+        metavar="NAMES",
+        help=f"which to attach, separated by commas: {', '.join(MAKERS)}, or none; all that are installed by default",
+    )
+    demo.add_argument(
+        "--log", type=_writable, metavar="FILE", help="write log lines and alerts to FILE, not to a new one"
+    )
+    demo.add_argument("--metrics-port", type=_port, default=0, metavar="PORT", help="serve /metrics on 127.0.0.1:PORT")
+    demo.add_argument("--spans", type=_base_url, metavar="URL", help="send spans to the OTLP/HTTP receiver at URL")
     demo.set_defaults(run=_demo)
 
     listeners = commands.add_parser(
@@ -89,11 +102,32 @@ def _duration(text: str) -> float:
     return seconds
 
 
-def _new_file(path: str) -> TextIO:
+def _listener_names(text: str) -> list[str]:
+    names = [] if text == "none" else list(dict.fromkeys(name.strip() for name in text.split(",")))
+    unknown = [name for name in names if name not in MAKERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"the demo shows {', '.join(MAKERS)}, got {', '.join(map(repr, unknown))}")
+    return names
+
+
+def _writable(path: str) -> Path:
     try:
-        return open(path, "w", encoding="utf-8")
+        open(path, "a", encoding="utf-8").close()
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot write {path}: {error.strerror}") from error
+    return Path(path)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 (any that is free) to {_LAST_PORT}, got {text!r}")
+    return int(text)
+
+
+def _base_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"must be a URL like http://127.0.0.1:4318, got {text!r}")
+    return text
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -102,8 +136,18 @@ def _demo(arguments: argparse.Namespace) -> int:
     reconfigure: Any = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")  # a terminal without → shows the rest all the same
-    with arguments.log or nullcontext() as log:
-        return run(arguments.duration, as_json=arguments.json, log=log)
+    try:
+        return run(
+            arguments.duration,
+            as_json=arguments.json,
+            listeners=arguments.listeners,
+            log=arguments.log,
+            metrics_port=arguments.metrics_port,
+            spans=arguments.spans,
+        )
+    except OSError as error:
+        print(f"fluxgate: {error}", file=sys.stderr)
+        return 1
 
 
 def _listeners(_: argparse.Namespace) -> int:

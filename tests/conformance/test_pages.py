@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import subprocess
 import sys
@@ -15,7 +16,8 @@ pytest.importorskip("httpx")
 pytest.importorskip("structlog")
 
 from fluxgate import Bus, CircuitBreaker, State
-from fluxgate.events import EVENT_TYPES, CircuitCreated, Event
+from fluxgate.events import EVENT_TYPES, CallRejected, CircuitCreated, Event
+from fluxgate.listeners import names
 from fluxgate.testing import EventRecorder
 from tests.conformance import pages
 from tests.conformance.service import Answer, Service
@@ -96,6 +98,22 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert target[1:] in headings
         elif not target.startswith("https://"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_table_of_log_lines_is_true() -> None:
+    """The page about logs lists each line with its level, its event and its keys."""
+    expected: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    for kind in EVENT_TYPES:
+        more = (names.REJECTED, names.SUPPRESSED) if kind is CallRejected else ()
+        keys = tuple(key for key in names.LOG_KEYS[kind] if key not in names.TRACE_KEYS)
+        for line in names.log_names(kind):
+            expected[line] = (logging.getLevelName(names.LOG_LEVELS[line]), kind.__name__, (*keys, *more))
+    shown: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    keys = ()
+    for line, level, kind_name, listed in cells(ROOT / "docs" / "listeners" / "log.md", "| line |"):
+        keys = keys if listed == "the same" else tuple(re.findall(r"\w+", listed))
+        shown[line] = (level, kind_name, keys)
+    assert shown == expected
 
 
 @pytest.mark.parametrize(("page", "heading"), [(README, "| parameter |"), (KOREAN, "| 매개변수 |")])

@@ -1,19 +1,51 @@
 """The listener that a program would have anyway: structured log lines, here into a file of the demo's."""
 
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TextIO
 
 from .._plugins import load
 from ..errors import MissingExtraError, import_extra
 
 
-def log_listener(sink: TextIO) -> Any:
-    """One JSON line an event by structlog, or logfmt by `logging` where structlog is not installed."""
-    try:
-        structlog = import_extra("structlog", wanted_by="the demo's log", package="structlog", extra="demo")
-    except MissingExtraError:
-        return load("log")(_plain_logger(sink))
-    logger = structlog.wrap_logger(
+class Log:
+    """A file of log lines: JSON by structlog, or logfmt by `logging` where structlog is not installed."""
+
+    name = "log"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sink: TextIO = path.open("w", encoding="utf-8", buffering=1)
+        self.where = f"log: {path}"
+        try:
+            self.logger: Any = _structured(self._sink)
+            self._kind = "structlog"
+        except MissingExtraError:
+            self.logger = _plain(self._sink)
+            self._kind = "log"
+
+    def listeners(self) -> Iterable[Any]:
+        """The log listener of the library at hand."""
+        return [load(self._kind)(self.logger)]
+
+    def report(self) -> list[str]:
+        """The first opening, as it is written."""
+        return self.quote("The first opening in the log", "circuit_opened")
+
+    def quote(self, heading: str, event: str) -> list[str]:
+        """The first line about this event, under a heading."""
+        with self.path.open(encoding="utf-8") as lines:
+            return next(([f"{heading}:", line.rstrip("\n")] for line in lines if event in line), [])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._sink.close()
+
+
+def _structured(sink: TextIO) -> Any:
+    structlog = import_extra("structlog", wanted_by="the demo's log", package="structlog", extra="demo")
+    return structlog.wrap_logger(
         structlog.WriteLogger(sink),
         processors=[
             structlog.processors.add_log_level,
@@ -22,10 +54,9 @@ def log_listener(sink: TextIO) -> Any:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
-    return load("structlog")(logger)
 
 
-def _plain_logger(sink: TextIO) -> logging.Logger:
+def _plain(sink: TextIO) -> logging.Logger:
     handler = logging.StreamHandler(sink)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("fluxgate.demo")

@@ -1,22 +1,21 @@
 """The run: a service, circuits, their traffic and their listeners, for as long as the script takes."""
 
-import io
 import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 
 from .. import Bus
 from .circuits import Circuits, make_circuits
 from .clients import customers, visitors, warm_up
-from .logs import log_listener
+from .outputs import Options, outputs
 from .service import SCRIPT, Service
 from .show import Show
 from .tally import CircuitTally, Tally
@@ -40,10 +39,9 @@ class SteadyClock:
         return self._offset + time.monotonic()
 
 
-def play(duration: float, *, as_json: bool, log: TextIO | None) -> int:
+def play(duration: float, *, as_json: bool, listeners: Sequence[str] | None, options: Options) -> int:
     """See `fluxgate.demo.run`."""
     clock, bus, tally = SteadyClock(), Bus(), Tally()
-    lines = io.StringIO() if log is None else log
     began = clock.time()
 
     def progress() -> float:
@@ -53,14 +51,14 @@ def play(duration: float, *, as_json: bool, log: TextIO | None) -> int:
         _noted(signal.SIGINT, signal.SIGTERM) as signals,
         Service(progress) as service,
         bus.attach(tally),
-        bus.attach(log_listener(lines)),
+        outputs(listeners, options, bus) as told,
     ):
         warm_up(service.url)
         began = clock.time()
         circuits = make_circuits(duration, bus=bus, clock=clock)
         show = Show(Console(stderr=as_json), tally.circuits, began, duration)
         with bus.attach(show), show:
-            show.begin(service.url)
+            show.begin(service.url, [output.where for output in told])
             issued = _call_until(
                 lambda: bool(signals) or is_over(clock.time() - began, duration, tally.circuits.values()),
                 lambda: show.refresh(clock.time()),
@@ -69,9 +67,11 @@ def play(duration: float, *, as_json: bool, log: TextIO | None) -> int:
             )
             ended = clock.time()
             show.refresh(ended)
+        bus.flush()
+        reports = [output.report() for output in told]
     missed = shortcomings(tally.circuits.values())
     stopped = f"stopped by {signal.Signals(signals[0]).name} after {ended - began:.1f} s" if signals else None
-    show.end(ended, issued.total(), service.served.total(), lines.getvalue() if isinstance(lines, io.StringIO) else "")
+    show.end(ended, issued.total(), service.served.total(), reports)
     show.verdict(missed, stopped=stopped)
     if as_json:
         document = {
@@ -79,6 +79,7 @@ def play(duration: float, *, as_json: bool, log: TextIO | None) -> int:
             "problems": [stopped] if stopped else missed,
             "duration": duration,
             "elapsed": round(ended - began, 3),
+            "listeners": {output.name: output.where for output in told},
             "circuits": {
                 name: {"issued": issued[name], "served": service.served[name], **circuit.to_dict(ended)}
                 for name, circuit in tally.circuits.items()

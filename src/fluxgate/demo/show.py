@@ -56,11 +56,14 @@ class Show:
         if self._live:
             self._live.stop()
 
-    def begin(self, url: str) -> None:
+    def begin(self, url: str, places: Sequence[str]) -> None:
         """Say what is going to happen."""
         circuits = self._circuits.values()
         self._say(f"[bold]fluxgate demo[/]: {len(circuits)} circuits guard a service that falls ill and recovers,")
-        self._say(f"{self._duration:g} s of real HTTP at {url}\n")
+        self._say(f"{self._duration:g} s of real HTTP at {url}")
+        for place in places:
+            self._console.print(Text(place, "dim"), soft_wrap=True)
+        self._say("")
         self._console.print(policies(circuits), "", highlight=False)
 
     def refresh(self, now: float) -> None:
@@ -88,16 +91,15 @@ class Show:
         width = min(max(self._console.width - 52, 10), 72)
         return view(self._circuits.values(), self._began, now, self._duration, width)
 
-    def end(self, now: float, issued: int, served: int, log: str) -> None:
+    def end(self, now: float, issued: int, served: int, reports: Sequence[Sequence[str]]) -> None:
         """Say what the run came to; the live view stays above it."""
         if not self._live:
             self._console.print(self._view(now))
         gap = 1 if self._console.width >= 100 else 0
         self._console.print("", summary(self._circuits.values(), now, gap), "")
-        quoted = next((line for line in log.splitlines() if "circuit_opened" in line), None)
-        if quoted is not None:
-            self._say("The first opening as the log listener writes it (--log FILE keeps all lines):")
-            self._console.print(Text(f"{quoted}\n", "dim"), soft_wrap=True)
+        for heading, *lines in filter(None, reports):
+            self._console.print(heading, highlight=False)
+            self._console.print(Text("\n".join(lines) + "\n", "dim"), soft_wrap=True)
         refused = sum(tally.refused for tally in self._circuits.values())
         self._say(f"{issued:,} calls issued: {served:,} reached the service, {refused:,} were refused")
 
