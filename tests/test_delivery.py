@@ -11,8 +11,9 @@ import pytest
 
 from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, State
 from fluxgate._worker import Worker
-from fluxgate.events import Event, ListenerFailed, StateChanged
+from fluxgate.events import CallStarted, Event, EventsDropped, ListenerFailed, StateChanged
 from fluxgate.testing import EventRecorder
+from tests.running import Running, arrives
 from tests.test_process import program
 
 PATIENCE = 20.0
@@ -160,3 +161,37 @@ def test_what_waits_for_an_event_loop_is_told_at_exit() -> None:
         cb = AsyncCircuitBreaker("payments")
     """)
     assert lines == ["CircuitCreated"]
+
+
+def test_what_waits_behind_a_stuck_listener_is_bounded_and_what_goes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener that blocks costs a bounded amount of memory: the oldest events go, counted for each who lost them."""
+    monkeypatch.setattr("fluxgate._teller._OUTBOX_SIZE", 100)
+    bus, stuck, go_on = Bus(), threading.Event(), threading.Event()
+    seen: list[Event] = []
+
+    def blocking(event: Event) -> None:
+        seen.append(event)
+        stuck.set()
+        assert arrives(go_on)
+
+    other, losses = EventRecorder(CallStarted), EventRecorder(EventsDropped)
+    bus.attach(blocking, CallStarted)
+    bus.attach(other)
+    bus.attach(losses)
+    cb = CircuitBreaker("payments", bus=bus)
+    first = Running(lambda: cb.call(int))
+    assert arrives(stuck)
+    for _ in range(299):
+        cb.call(int)
+    assert len(cb._core.outbox) == 100
+    go_on.set()
+    assert first.done()
+    told = {event.listener: event.count for event in losses.of(EventsDropped)}
+    name = blocking.__qualname__
+    assert set(told) == {name, "EventRecorder"}
+    assert len(seen) + told[name] == len(other.of(CallStarted)) + told["EventRecorder"] == 300
+    assert len(seen) == len({event.sequence for event in seen}) == 100
+    assert [event.sequence for event in seen] == sorted(event.sequence for event in seen)
+    assert seen[-1].sequence == 300, "the newest stay"
+    cb.call(int)
+    assert len(losses.of(EventsDropped)) == 2, "once"

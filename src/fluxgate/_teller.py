@@ -24,6 +24,7 @@ from .events import (
     CircuitCreated,
     CircuitRetired,
     Event,
+    EventsDropped,
     FallbackUsed,
     ListenerFailed,
     Opening,
@@ -37,12 +38,16 @@ if TYPE_CHECKING:
     from ._subscription import Subscription
     from .bus import Bus
 
+_OUTBOX_SIZE = 10_000
+"""How much may wait while a listener holds up the delivery, as much as in a background queue."""
+
 
 class Teller:
     """The telling half of a circuit's core."""
 
     __slots__ = (
         "_claim",
+        "_dropped",
         "_faults",
         "_last_loop",
         "_sequence",
@@ -80,6 +85,7 @@ class Teller:
         self.retired = False
         self._sequence = 0
         self._faults: dict[str, int] | None = None
+        self._dropped: dict[str, int] | None = None
 
     # -- telling --------------------------------------------------------------------------------------------------
 
@@ -97,7 +103,25 @@ class Teller:
             item.__class__ = kind
         if isinstance(self.outbox, tuple):
             self.outbox = deque()
+        if len(self.outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
+            self._drop_oldest(self.outbox)
         self.outbox.append(_Letter(item, self.routes.get(kind, ()) if kind else ()))
+
+    def _drop_oldest(self, outbox: "deque[_Letter]") -> None:
+        """Whoever delivers is stuck: the oldest event goes, but not the one at hand, nor what is no event."""
+        index = next((index for index in range(1, len(outbox)) if isinstance(outbox[index].item, Event)), None)
+        if index is not None:
+            dropped = self._dropped = self._dropped or {}
+            for subscription in outbox[index].receivers:
+                name = subscription.outlet.name
+                dropped[name] = dropped.get(name, 0) + 1
+            del outbox[index]
+
+    def _tell_losses(self) -> None:
+        with self.lock:
+            dropped, self._dropped = self._dropped or {}, None
+        for name, count in dropped.items():
+            self.tell(EventsDropped, listener=name, count=count)
 
     def publish(self, kind: type[Event], wall: float, **fields: Any) -> None:
         if kind in self.routes:
@@ -247,6 +271,8 @@ class Teller:
         try:
             letter: _Letter | None = None
             while (letter := self._next(claim, letter)) is not None:
+                if self._dropped:
+                    self._tell_losses()
                 if isinstance(letter.item, Fault):
                     self._report(letter.item)
                 elif letter.item is _FAREWELL:
