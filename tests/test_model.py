@@ -799,6 +799,8 @@ SETTINGS = settings(
         pytest.param(events.Event, True, id="every event"),
         pytest.param(events.StateChanged, True, id="transitions only"),
         pytest.param(events.StateChanged, False, id="without the lane"),
+        pytest.param(events.CallEnded, True, id="outcomes"),
+        pytest.param(events.CallEnded, False, id="outcomes, without the lane"),
     ],
 )
 def test_a_circuit_lives_as_its_rules_say(

@@ -156,9 +156,12 @@ class Core(Teller):
     def returned(self, stamp: Stamp, started: float, now: float, value: Any) -> None:
         """The call returned `value`."""
         lane = self.lane
-        if lane is not None and stamp is lane and now - started < lane.below and now < lane.until:
-            lane.durations.append(now - started)
-            return
+        if lane is not None and stamp is lane and now - started < lane.below:
+            if now < lane.until:
+                lane.durations.append(now - started)
+                return
+            if now < lane.told_until and self._gather_and_tell(lane, now - started):
+                return
         tracker = self.machine.rules.tracker
         if tracker.judges_values and value is not NO_VALUE:
             try:
@@ -285,6 +288,19 @@ class Core(Teller):
                 durations = [max(duration, 0.0) for duration in durations]
             self.machine.succeed_plainly(durations)
 
+    def _gather_and_tell(self, lane: Lane, duration: float) -> bool:
+        """As a plain success in the lane, with the lock, since it has a place in the order of events."""
+        wall = self.clock.time()
+        with self.lock:
+            if lane is not self.lane:
+                return False
+            duration = max(duration, 0.0)
+            lane.durations.append(duration)
+            draft = self._ended(CallSucceeded, lane, duration, True, wall)
+            draft.slow = False
+            self.push(draft, CallSucceeded)
+        return True
+
     def _arrange(self, now: float) -> None:
         """See which of the next calls need the lock, and for what."""
         machine = self.machine
@@ -296,10 +312,14 @@ class Core(Teller):
             lane = self._stretch
             if lane is None or lane.generation != machine.generation:
                 lane = self._stretch = Lane(machine.generation)
-            lane.until = -math.inf
-            if _GIL and machine.is_steady(now) and CallSucceeded not in self.routes:
+            lane.until = lane.told_until = -math.inf
+            if machine.is_steady(now):
                 lane.below = machine.rules.plain_below
-                lane.until = min(machine.steady_until, now + _LANE_TIME)
+                until = min(machine.steady_until, now + _LANE_TIME)
+                if CallSucceeded in self.routes:
+                    lane.told_until = until
+                elif _GIL:
+                    lane.until = until
             self.lane = lane
 
     # -- looking and steering -------------------------------------------------------------------------------------

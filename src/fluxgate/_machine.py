@@ -75,13 +75,14 @@ class Stamp:
 class Lane(Stamp):
     """One stamp for all calls of a generation that admits all; plain successes may gather in it (see `_core`)."""
 
-    __slots__ = ("below", "durations", "until")
+    __slots__ = ("below", "durations", "told_until", "until")
 
     def __init__(self, generation: int) -> None:
         super().__init__(generation)
         self.durations: list[float] = []
         self.below = 0.0
         self.until = -math.inf
+        self.told_until = -math.inf  # the same, where somebody is to be told of each
 
 
 class Change(Record):
