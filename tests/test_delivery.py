@@ -57,15 +57,16 @@ def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> No
     for closed_early in (False, True):
         first = core._take_claim()
         assert first is not None
-        steps = core._steps(first)
-        next(steps)
+        step = core._advance(first)
+        assert step is not None
+        next(guard := core._guard(first))
         first.loop = loop
         second = core._take_claim()
         assert second is not None
         if closed_early:
-            steps.close()
+            guard.close()
         else:
-            assert next(steps, None) is None
+            assert core._advance(first, step[0]) is None
         assert core._claim is second
         core._claim = None
     assert len(core.outbox) == 1  # the second round gave the second letter, and let the first one go

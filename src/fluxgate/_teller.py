@@ -202,10 +202,11 @@ class Teller:
             self.bus.bury()
         claim = self._take_claim() if self.outbox else None
         if claim is not None:
-            steps = self._steps(claim)
-            for step in steps:
+            step = self._advance(claim)
+            if step is not None:
                 claim.loop = running_loop()
-                return self._drive(step, steps)
+                next(guard := self._guard(claim))
+                return self._drive(claim, step, guard)
         return None
 
     async def deliver_async(self) -> None:
@@ -226,10 +227,10 @@ class Teller:
                     loop.call_soon_threadsafe(lambda: spawn(loop, self.deliver_async()))
                 return
             claim = self._take_claim()
-            if claim is not None:
-                for letter, _ in (steps := self._steps(claim)):
-                    letter.given -= 1
-                    steps.close()
+            step = self._advance(claim) if claim is not None else None
+            if claim is not None and step is not None:
+                step[0].given -= 1
+                self._let_go(claim)
 
     def _home(self) -> Any:
         """The loop in which this circuit's listeners were last awaited, if it still runs."""
@@ -261,16 +262,15 @@ class Teller:
                 return self._claim
             return None
 
-    def _steps(self, claim: "_Claim") -> Generator["tuple[_Letter, Subscription]", None, None]:
-        """Deliver, but for the listeners that must be awaited: those are given out.
+    def _advance(self, claim: "_Claim", letter: "_Letter | None" = None) -> "tuple[_Letter, Subscription] | None":
+        """Deliver up to the next listener that must be awaited, and give that out with its letter; ``None``: all told.
 
         A letter leaves the outbox when all have had it, so that one who takes over from an interrupted delivery goes
         on with the next listener.
         """
-        interrupt: BaseException | None = None
         try:
-            letter: _Letter | None = None
-            while (letter := self._next(claim, letter)) is not None:
+            letter = letter or self._next(claim, None)
+            while letter is not None:
                 if self._dropped:
                     self._tell_losses()
                 if isinstance(letter.item, Fault):
@@ -282,18 +282,31 @@ class Teller:
                     subscription = letter.receivers[letter.given]
                     letter.given += 1
                     if subscription.needs_await(self):
-                        yield letter, subscription
-                        continue
+                        return letter, subscription
                     try:
                         subscription.take(letter.item, letter.context, self)  # pyright: ignore[reportArgumentType]
                     except (KeyboardInterrupt, SystemExit) as error:
-                        interrupt = error  # the program's, not the listener's: it goes on when all has been told
+                        claim.interrupt = error  # the program's, not the listener's: it goes on when all has been told
+                letter = self._next(claim, letter)
         except BaseException:
-            with self.lock:  # interrupted, or closed as its event loop ended: the next call takes over
-                self._claim = None if self._claim is claim else self._claim
+            self._let_go(claim)
             raise
+        interrupt, claim.interrupt = claim.interrupt, None
         if interrupt is not None:
             raise interrupt
+        return None
+
+    def _let_go(self, claim: "_Claim") -> None:
+        """Interrupted, or closed as its event loop ended: the next call takes over."""
+        with self.lock:
+            self._claim = None if self._claim is claim else self._claim
+
+    def _guard(self, claim: "_Claim") -> Generator[None, None, None]:
+        """Lets go of the claim when it is dropped, even with a coroutine that never began."""
+        try:
+            yield
+        finally:
+            self._let_go(claim)
 
     def _next(self, claim: "_Claim", done: "_Letter | None") -> "_Letter | None":
         with self.lock:
@@ -306,14 +319,16 @@ class Teller:
             self._claim = None
             return None
 
-    async def _drive(self, step: "tuple[_Letter, Subscription] | None", steps: Generator[Any, None, None]) -> None:
+    async def _drive(
+        self, claim: "_Claim", step: "tuple[_Letter, Subscription] | None", guard: Generator[None, None, None]
+    ) -> None:
         loop = running_loop()
         self._last_loop = None if loop is None else weakref.ref(loop)
-        with closing(steps):
+        with closing(guard):
             while step is not None:
                 letter, subscription = step
                 await subscription.take_async(letter.item, letter.context, self)
-                step = next(steps, None)
+                step = self._advance(claim, letter)
 
     def _report(self, fault: Fault) -> None:
         """A rule of the user's failed."""
@@ -356,11 +371,12 @@ class _Letter:
 class _Claim:
     """Held by whoever delivers."""
 
-    __slots__ = ("loop", "thread")
+    __slots__ = ("interrupt", "loop", "thread")
 
     def __init__(self) -> None:
         self.thread = get_ident()
         self.loop: Any = None
+        self.interrupt: BaseException | None = None
 
     @property
     def is_void(self) -> bool:
