@@ -1,10 +1,9 @@
 """What the log listeners have in common: which events they ask for, at which level each is written, and the floods."""
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from threading import RLock
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
 from fluxgate import _check
@@ -33,14 +32,29 @@ _FREQUENT = concrete((CallStarted, CallEnded, CallRejected, FallbackUsed))  # as
 _REFUSING = frozenset((State.OPEN, State.HALF_OPEN, State.FORCED_OPEN))
 
 
-class EventLog(ABC):
-    """Base of the log listeners. A subclass says whether a level is on, and writes."""
+class Writer(Protocol):
+    """One library's way of writing a line."""
+
+    def enabled(self, level: int) -> bool:
+        """Whether what is written at this level is wanted."""
+        ...
+
+    def write(self, level: int, name: str, line: dict[str, Any]) -> None:
+        """Write one line: its name and its key-value pairs."""
+        ...
+
+
+class EventLog:
+    """Base of the log listeners. A subclass brings the writer."""
 
     automatic: ClassVar[str] = "log"
     """Of those with this purpose, `fluxgate.observe` attaches the one of the lowest `rank` that can be built."""
     rank: ClassVar[int] = 0
 
-    def __init__(self, level_map: LevelMap | None, interval: float, known_levels: Mapping[str, int]) -> None:
+    def __init__(
+        self, writer: Writer, level_map: LevelMap | None, interval: float, known_levels: Mapping[str, int]
+    ) -> None:
+        self._writer = writer
         self._levels = dict(LOG_LEVELS)
         if level_map is not None:
             self._levels |= _overrides(level_map, known_levels)
@@ -52,7 +66,7 @@ class EventLog(ABC):
         return tuple(
             kind
             for kind in EVENT_TYPES
-            if kind not in _FREQUENT or any(self._enabled(self._levels[name]) for name in log_names(kind))
+            if kind not in _FREQUENT or any(self._writer.enabled(self._levels[name]) for name in log_names(kind))
         )
 
     def __call__(self, event: Event) -> None:
@@ -72,7 +86,7 @@ class EventLog(ABC):
         self._tell_held(self._floods.release_all())
 
     def _tell_flood(self, event: Event, flood: Hashable) -> None:
-        if self._enabled(self._levels[log_name(event)]):
+        if self._writer.enabled(self._levels[log_name(event)]):
             held = self._floods.hold(event, flood)
             if held is not None:
                 self._tell(event, stands_for=held + 1, held=held)
@@ -85,7 +99,7 @@ class EventLog(ABC):
     def _tell(self, event: Event, *, stands_for: int = 1, held: int | None = None, traced: bool = True) -> None:
         name = log_name(event)
         level = self._levels[name]
-        if not self._enabled(level):
+        if not self._writer.enabled(level):
             return
         line = fields(event)
         if isinstance(event, CallRejected):
@@ -94,15 +108,7 @@ class EventLog(ABC):
             line[SUPPRESSED] = held
         if traced:
             line.update({key: value for key, value in zip(TRACE_KEYS, trace_ids(), strict=True) if value})
-        self._write(level, name, line)
-
-    @abstractmethod
-    def _enabled(self, level: int) -> bool:
-        """Whether what is written at this level is wanted."""
-
-    @abstractmethod
-    def _write(self, level: int, name: str, line: dict[str, Any]) -> None:
-        """Write one line: its name and its key-value pairs."""
+        self._writer.write(level, name, line)
 
 
 def _overrides(level_map: LevelMap, known: Mapping[str, int]) -> dict[str, int]:

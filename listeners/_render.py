@@ -5,10 +5,11 @@ says: every text is one line of printable characters, the others escaped as Pyth
 and cut when it is long.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from fluxgate._record import Record
 from fluxgate.events import Event, StateChanged
 from fluxgate.metric import Metric
 
@@ -17,23 +18,32 @@ from .names import LOG_KEYS
 _LONGEST = 1000
 _DIGITS = {"failure_rate": 4, "slow_rate": 4, "retry_after": 3}
 _MICROSECONDS = 6
+_TIMES = ("failing_since", "since")
 
 
 def fields(event: Event) -> dict[str, Any]:
     """What the catalogue lists for this event, in plain types; what has no value is left out."""
-    values = ((key, _value(event, key)) for key in LOG_KEYS[type(event)])
+    return line(event, LOG_KEYS[type(event)])
+
+
+def line(record: Record, keys: Iterable[str]) -> dict[str, Any]:
+    """What these keys name of a record, or of its window's sums, in plain types; what has no value is left out."""
+    values = ((key, value_of(record, key)) for key in keys)
     return {key: _plain(key, value) for key, value in values if value is not None}
 
 
-def _value(event: Event, key: str) -> Any:
-    if key == "retry_after" and isinstance(event, StateChanged):
-        return event.wait
-    metrics: Metric | None = getattr(event, "metrics", None)
-    return getattr(event if metrics is None or hasattr(event, key) else metrics, key)
+def value_of(record: Record, key: str) -> Any:
+    """What a key names of a record, or of its window's sums where it has some."""
+    if key == "retry_after" and isinstance(record, StateChanged):
+        return record.wait
+    sums: Metric | None = getattr(record, "metrics", None)
+    if hasattr(record, key) or not hasattr(record, "metrics"):
+        return getattr(record, key)
+    return None if sums is None else getattr(sums, key)
 
 
 def _plain(key: str, value: Any) -> Any:
-    if key == "failing_since":
+    if key in _TIMES:
         return _iso(value)
     if isinstance(value, float):
         return round(value, _DIGITS.get(key, _MICROSECONDS))

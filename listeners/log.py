@@ -64,16 +64,26 @@ class LogListener(EventLog):
         if logger is not None and not isinstance(logger, logging.Logger):
             raise TypeError(f"logger must be a logging.Logger, got {got(logger)}")
         known = {name: level for name, level in logging.getLevelNamesMapping().items() if level > logging.NOTSET}
-        super().__init__(level_map, interval, known)
-        self._logger = logging.getLogger(LOGGER) if logger is None else logger
+        writer = LogWriter(logging.getLogger(LOGGER) if logger is None else logger, type(self).__name__)
+        super().__init__(writer, level_map, interval, known)
 
-    def _enabled(self, level: int) -> bool:
+
+class LogWriter:
+    """Writes lines to a logger."""
+
+    def __init__(self, logger: logging.Logger, author: str) -> None:
+        self._logger = logger
+        self._author = author
+
+    def enabled(self, level: int) -> bool:
+        """Whether the logger takes this level."""
         return self._logger.isEnabledFor(level)
 
-    def _write(self, level: int, name: str, line: dict[str, Any]) -> None:
+    def write(self, level: int, name: str, line: dict[str, Any]) -> None:
+        """Write `name` and the pairs, as text and as attributes of the record."""
         # Not `log(..., extra=line)`: it raises where a record factory has set an attribute of the same name.
         record = self._logger.makeRecord(
-            self._logger.name, level, __file__, 0, f"{name} %s", (Logfmt(line),), None, type(self).__name__
+            self._logger.name, level, __file__, 0, f"{name} %s", (Logfmt(line),), None, self._author
         )
         for key, value in {"event": name, **line}.items():
             record.__dict__.setdefault(key, value)

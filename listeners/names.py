@@ -283,16 +283,28 @@ def outage_span_name(circuit_name: str) -> str:
 # -- alerts -------------------------------------------------------------------------------------------------------
 
 
+ALERT_LOGGER: Final = "fluxgate.alerts"
+"""The logger that alerts are written to, unless told otherwise."""
+
+RUNBOOKS: Final = "dashboards/runbooks/"
+"""Where the runbooks are, unless told otherwise: in the distribution, and in what is exported from it."""
+
+Severity = Literal["critical", "warning", "info"]
+
+ALERT_LEVELS: Final[Mapping[Severity, int]] = {"critical": ERROR, "warning": WARNING, "info": INFO}
+"""At which level an alert is written as it fires; that it has resolved is INFO."""
+
+
 class AlertName(NamedTuple):
     """An alert, in logs and in Prometheus alike."""
 
     name: str
-    severity: Literal["critical", "warning", "info"]
+    severity: Severity
     runbook: str
     """The page in ``dashboards/runbooks``."""
 
 
-def _alert(name: str, severity: Literal["critical", "warning", "info"]) -> AlertName:
+def _alert(name: str, severity: Severity) -> AlertName:
     return AlertName(name, severity, f"{name}.md")
 
 
@@ -318,7 +330,7 @@ ALERTS: Final = (
 ALERT_FIRING: Final = "alert_firing"
 ALERT_RESOLVED: Final = "alert_resolved"
 ALERT_KEYS: Final = (
-    *("alert", "status", "severity", "circuit_name", "summary", "runbook", "since"),
+    *("alert", "status", "severity", "circuit_name", "listener", "summary", "runbook", "since"),
     *("reason", *_WINDOW, "failing_since", "last_error", *TRACE_KEYS),
 )
 """What is written of an alert, in this order; what has no value is left out."""

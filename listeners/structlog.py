@@ -50,16 +50,27 @@ class StructlogListener(EventLog):
     rank: ClassVar[int] = 0
 
     def __init__(self, logger: Any = None, level_map: LevelMap | None = None, interval: float = 10.0) -> None:
-        self._structlog = import_extra(
-            "structlog", wanted_by="StructlogListener", package="structlog", extra="structlog"
-        )
-        if logger is not None and (isinstance(logger, type) or not callable(getattr(logger, "bind", None))):
+        if logger is not None and not is_logger(logger):
             raise TypeError(f"logger must be a structlog logger, got {got(logger)}")
-        super().__init__(level_map, interval, {name.upper(): level for level, name in _METHODS.items()})
-        self._is_ours = logger is None
-        self._logger = self._structlog.get_logger(LOGGER) if logger is None else logger
+        writer = StructlogWriter(logger, LOGGER, type(self).__name__)
+        super().__init__(writer, level_map, interval, {name.upper(): level for level, name in _METHODS.items()})
 
-    def _enabled(self, level: int) -> bool:
+
+def is_logger(value: object) -> bool:
+    """Whether it is one of structlog's loggers, whose classes have no base in common."""
+    return not isinstance(value, type) and callable(getattr(value, "bind", None))
+
+
+class StructlogWriter:
+    """Writes lines to one of structlog's loggers, or to that of a name where none is given."""
+
+    def __init__(self, logger: Any, name: str, author: str) -> None:
+        self._structlog = import_extra("structlog", wanted_by=author, package="structlog", extra="structlog")
+        self._is_ours = logger is None
+        self._logger = self._structlog.get_logger(name) if logger is None else logger
+
+    def enabled(self, level: int) -> bool:
+        """Whether the logger, as it is configured at this moment, lets this level through."""
         if self._is_ours and level < logging.INFO and not self._structlog.is_configured():
             return False
         bound = self._logger.bind()
@@ -68,7 +79,8 @@ class StructlogListener(EventLog):
         wrapped: Any = getattr(bound, "_logger", None)
         return not isinstance(wrapped, logging.Logger) or wrapped.isEnabledFor(level)
 
-    def _write(self, level: int, name: str, line: dict[str, Any]) -> None:
+    def write(self, level: int, name: str, line: dict[str, Any]) -> None:
+        """Write the event `name` with the pairs."""
         getattr(self._logger.bind(), _METHODS[level])(name, **line)
 
 

@@ -36,7 +36,8 @@ class Log:
     def quote(self, heading: str, event: str) -> list[str]:
         """The first line about this event, under a heading."""
         with self.path.open(encoding="utf-8") as lines:
-            return next(([f"{heading}:", line.rstrip("\n")] for line in lines if event in line), [])
+            first = next((line.rstrip("\n") for line in lines if event in line), None)
+        return [] if first is None else [f"{heading}:", first]
 
     def close(self) -> None:
         """Let go of the file."""

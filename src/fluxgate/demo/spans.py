@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 from .._plugins import load
 from ..errors import import_extra
-from ..listeners.names import ERROR_ATTRIBUTE, STATE_ATTRIBUTE
 
+names: Any = import_module("fluxgate.listeners.names")  # by name: it lies outside of src, where type checkers look
 _KEPT = 1000
 _OUTAGE = "circuit_breaker outage"
 
@@ -74,7 +75,11 @@ def _keeper(export: Any, ended: "deque[Any]") -> Any:
 def _is_told(span: Any) -> bool:
     """Outages, failures and probes; all that went well would be a hundred a second."""
     attributes = span.attributes
-    return span.name.startswith(_OUTAGE) or ERROR_ATTRIBUTE in attributes or attributes[STATE_ATTRIBUTE] != "closed"
+    return (
+        span.name.startswith(_OUTAGE)
+        or names.ERROR_ATTRIBUTE in attributes
+        or attributes[names.STATE_ATTRIBUTE] != "closed"
+    )
 
 
 def _line(span: Any) -> str:

@@ -1,0 +1,346 @@
+"""How alerts watch one circuit, or one listener: what begins, how long it lasts, and when it is over.
+
+A watch is told what happens and decides in `tick`; it knows no lock, no thread and no sink. `now` is the listener's
+monotonic clock, so that no circuit's wall clock can shorten or prolong anything; Unix times are for people to read.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fluxgate import CircuitBreakerInfo
+from fluxgate._text import seconds_in_words
+from fluxgate.events import CallRejected, Event, EventsDropped, LastError, ListenerFailed, StateChanged
+from fluxgate.metric import Metric
+from fluxgate.state import State, Trigger
+from fluxgate.trippers import Tripper
+
+from ._render import printable
+from .names import Severity
+
+if TYPE_CHECKING:
+    from ._alert import Alert
+
+OUT = frozenset((State.OPEN, State.HALF_OPEN))
+REFUSING = OUT | {State.FORCED_OPEN}
+_JUDGED = frozenset((State.CLOSED, State.METRICS_ONLY))
+_SLICES = 10
+
+
+class Findings(NamedTuple):
+    """What a watch has found: an alert without its name."""
+
+    circuit_name: str
+    summary: str
+    since: float
+    listener: str | None = None
+    severity: Severity | None = None
+    """Where it is not the rule's."""
+    reason: str | None = None
+    metrics: Metric | None = None
+    failing_since: float | None = None
+    last_error: LastError | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
+def _explanation(event: StateChanged | None) -> dict[str, Any]:
+    """Why the circuit opened, as the event told it."""
+    if event is None:
+        return {}
+    keys = ("reason", "metrics", "failing_since", "last_error", "trace_id", "span_id")
+    return {key: getattr(event, key) for key in keys}
+
+
+def _because(reason: str | None) -> str:
+    return "" if reason is None else f": {reason}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _calls(count: int) -> str:
+    return f"{count} {'call' if count == 1 else 'calls'}"
+
+
+class Watch:
+    """One rule's view of one circuit or listener."""
+
+    __slots__ = ("doubtful", "findings", "firing", "over")
+
+    def __init__(self) -> None:
+        self.findings: Findings | None = None
+        """Not ``None`` while the alert is to fire."""
+        self.over = ""
+        """How that ended, in a sentence."""
+        self.firing: Alert | None = None
+        """What was told last, until it resolves."""
+        self.doubtful = False
+        """Several circuits have this name: no event alone says how things stand, the circuits must be looked at."""
+
+    def on(self, event: Any, now: float) -> None:
+        """Something happened."""
+
+    def look(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
+        """How the living circuits of the name stand: one, usually."""
+        self.doubtful = len(infos) > 1
+
+    def tick(self, now: float) -> None:
+        """Decide."""
+
+    def idle(self, now: float) -> bool:
+        """Whether it holds nothing that a new one would not."""
+        raise NotImplementedError
+
+    def end(self, text: str) -> None:
+        """It is over."""
+        self.findings, self.over = None, printable(text)
+
+
+class Outage(Watch):
+    """A circuit from when it opens until it has closed, or somebody has taken it in hand."""
+
+    __slots__ = ("_outage", "_states", "_wait")
+
+    def __init__(self, states: frozenset[State], wait: float = 0.0) -> None:
+        super().__init__()
+        self._states = states
+        self._wait = wait
+        self._outage: tuple[float, Findings] | None = None  # when it began, and what there is to tell of it
+
+    def on(self, event: Any, now: float) -> None:
+        if not isinstance(event, StateChanged):
+            return
+        if self._outage is not None and event.old_state not in REFUSING:
+            self.doubtful = True  # it moved from where ours was not
+        if event.new_state not in self._states:
+            if not self.doubtful:
+                self._finish(f"circuit {event.circuit_name!r} is {event.new_state}: {event.reason}", now)
+        elif event.new_state is not State.HALF_OPEN:
+            self._begin(event.circuit_name, event.new_state, event.timestamp, now, _explanation(event))
+
+    def look(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
+        super().look(infos, now, wall)
+        out = next((info for info in infos if info.state in self._states), None)
+        if out is None:
+            self._finish(f"circuit {infos[0].name!r} is {infos[0].state}", now)
+        else:
+            opened_it = out.metrics if out.state is State.OPEN else None
+            self._begin(out.name, out.state, out.changed_at, now, {"metrics": opened_it})
+
+    def _begin(self, name: str, state: State, since: float, now: float, explanation: dict[str, Any]) -> None:
+        if self._outage is None:
+            severity: Severity | None = "info" if state is State.FORCED_OPEN else None
+            words = "forced open" if severity else "open"
+            findings = Findings(name, f"circuit {name!r} is {words}", since, severity=severity, **explanation)
+            self._outage = (now, findings)
+
+    def _finish(self, text: str, now: float) -> None:
+        if self._outage is not None:
+            self.end(f"{text}; it lasted {seconds_in_words(now - self._outage[0])}")
+            self._outage = None
+
+    def tick(self, now: float) -> None:
+        if self._outage is None or self.findings is not None:
+            return
+        began, findings = self._outage
+        if now - began >= self._wait:
+            text = findings.summary
+            if self._wait:
+                text = f"circuit {findings.circuit_name!r} has not closed for {seconds_in_words(now - began)}"
+            self.findings = findings._replace(summary=printable(text + _because(findings.reason)))
+
+    def idle(self, now: float) -> bool:
+        return self._outage is None
+
+
+class Burst(Watch):
+    """Something happens `limit` times within `within` seconds; it is over after as long without."""
+
+    __slots__ = ("_limit", "_times", "_within")
+
+    def __init__(self, limit: int, within: float) -> None:
+        super().__init__()
+        self._within = within
+        self._limit = limit
+        self._times: deque[tuple[float, float]] = deque(maxlen=limit)
+
+    def count(self, event: Event, now: float) -> bool:
+        """One more; whether that makes it fire."""
+        self._times.append((now, event.timestamp))
+        return self.findings is None and len(self._times) == self._limit and now - self._times[0][0] <= self._within
+
+    @property
+    def since(self) -> float:
+        """When the first of those that count was, in Unix time."""
+        return self._times[0][1]
+
+    def tick(self, now: float) -> None:
+        if self.findings is not None and now - self._times[-1][0] >= self._within:
+            self.end(f"{self.calm(self.findings)} for {seconds_in_words(now - self._times[-1][0])}")
+            self._times.clear()
+
+    def calm(self, findings: Findings) -> str:
+        """What has not happened."""
+        raise NotImplementedError
+
+    def idle(self, now: float) -> bool:
+        return self.findings is None and (not self._times or now - self._times[-1][0] > self._within)
+
+
+class Flaps(Burst):
+    """A circuit that opens and closes by itself."""
+
+    __slots__ = ("_opening",)
+
+    def __init__(self, limit: int, within: float) -> None:
+        super().__init__(limit, within)
+        self._opening: StateChanged | None = None
+
+    def on(self, event: Any, now: float) -> None:
+        if not isinstance(event, StateChanged) or event.trigger is Trigger.MANUAL:
+            return
+        opens = event.new_state is State.OPEN and event.old_state is not State.HALF_OPEN
+        if opens:
+            self._opening = event
+        if (opens or event.new_state is State.CLOSED) and self.count(event, now):
+            times = f"{self._limit} times in {seconds_in_words(now - self._times[0][0])}"
+            told = _explanation(self._opening)
+            text = f"circuit {event.circuit_name!r} opened or closed {times}{_because(told.get('reason'))}"
+            self.findings = Findings(event.circuit_name, printable(text), self.since, **told)
+
+    def calm(self, findings: Findings) -> str:
+        return f"circuit {findings.circuit_name!r} has neither opened nor closed"
+
+
+class Failures(Burst):
+    """A listener, or a circuit's rule, that raises."""
+
+    __slots__ = ()
+
+    def on(self, event: Any, now: float) -> None:
+        if isinstance(event, ListenerFailed) and self.count(event, now):
+            error = LastError(type=event.error_type, text=event.error)
+            times = f"failed {_times(self._limit)} in {seconds_in_words(now - self._times[0][0])}"
+            name = event.circuit_name
+            text = f"{event.role} {event.listener}{'' if event.role == 'listener' else f' of circuit {name!r}'} {times}"
+            self.findings = Findings(
+                name, printable(f"{text}: {error}"), self.since, listener=event.listener, last_error=error
+            )
+
+    def calm(self, findings: Findings) -> str:
+        return f"{findings.listener} has not failed"
+
+
+class Losses(Burst):
+    """A background listener whose queue was full."""
+
+    __slots__ = ()
+
+    def on(self, event: Any, now: float) -> None:
+        if isinstance(event, EventsDropped) and self.count(event, now):
+            text = f"listener {event.listener} is too slow: {event.count} events of its queue went unseen"
+            self.findings = Findings(event.circuit_name, printable(text), self.since, listener=event.listener)
+
+    def calm(self, findings: Findings) -> str:
+        return f"listener {findings.listener} has lost nothing"
+
+
+class Rejections(Watch):
+    """Calls that a circuit refuses, counted in slices of time, so that a million of them take no more room than ten."""
+
+    __slots__ = ("_count", "_opening", "_rate", "_since", "_slices", "_within")
+
+    def __init__(self, rate: float, within: float) -> None:
+        super().__init__()
+        self._rate = rate
+        self._within = within
+        self._count = 0
+        self._since = 0.0
+        self._slices: deque[list[int]] = deque()  # number of the slice, and how many were refused in it
+        self._opening: StateChanged | None = None
+
+    def on(self, event: Any, now: float) -> None:
+        if isinstance(event, StateChanged):
+            if event.new_state is State.OPEN:
+                self._opening = event
+            elif event.new_state is not State.HALF_OPEN:
+                self._opening = None
+        elif isinstance(event, CallRejected) and event.state is not State.FORCED_OPEN:
+            self._forget(now)
+            self._since = self._since if self._count else event.timestamp
+            number = int(now * _SLICES // self._within)
+            if not self._slices or self._slices[-1][0] != number:
+                self._slices.append([number, 0])
+            self._slices[-1][1] += 1
+            self._count += 1
+            if self.findings is None and self._count >= self._rate * self._within:
+                self._found(event.circuit_name)
+
+    def _found(self, name: str) -> None:
+        told = _explanation(self._opening)
+        text = f"circuit {name!r} refused {_calls(self._count)} within {seconds_in_words(self._within)}"
+        text += f" (limit {self._rate:g} a second){_because(told.get('reason'))}"
+        self.findings = Findings(name, printable(text), self._since, **told)
+
+    def _forget(self, now: float) -> None:
+        oldest = int(now * _SLICES // self._within) - _SLICES
+        while self._slices and self._slices[0][0] <= oldest:
+            self._count -= self._slices.popleft()[1]
+
+    def tick(self, now: float) -> None:
+        self._forget(now)
+        if self.findings is not None and 2 * self._count < self._rate * self._within:
+            text = f"circuit {self.findings.circuit_name!r} refused {_calls(self._count)}"
+            self.end(f"{text} within {seconds_in_words(self._within)}, less than half the limit")
+
+    def idle(self, now: float) -> bool:
+        return self.findings is None and not self._count and self._opening is None
+
+
+class Slowness(Watch):
+    """A circuit whose window meets `judge`, a tripper, for `for_` seconds; over after as long without."""
+
+    __slots__ = ("_calm_since", "_for", "_heard_at", "_judge", "_metrics", "_since", "_slow_since")
+
+    def __init__(self, judge: Tripper, for_: float) -> None:
+        super().__init__()
+        self._judge = judge
+        self._for = for_
+        self._slow_since: float | None = None
+        self._since = 0.0
+        self._calm_since: float | None = None
+        self._metrics: Metric | None = None
+        self._heard_at = 0.0
+
+    def look(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
+        super().look(infos, now, wall)
+        slow = next(
+            (info for info in infos if info.state in _JUDGED and self._judge(info.metrics, info.state, 0)), None
+        )
+        if slow is not None and slow.metrics != self._metrics:
+            self._metrics, self._heard_at = slow.metrics, now
+        if slow is not None and now - self._heard_at < self._for:
+            self._calm_since = None
+            if self._slow_since is None:
+                self._slow_since, self._since = now, wall
+            elif self.findings is None and now - self._slow_since >= self._for:
+                self._find(slow)
+        elif self.findings is None:
+            self._slow_since = self._metrics = None
+        elif slow is None and any(info.state in OUT for info in infos):
+            self._calm_since = None  # nobody knows: it hardly calls
+        elif self._calm_since is None:
+            self._calm_since = now
+        elif now - self._calm_since >= self._for:
+            self._slow_since = self._metrics = self._calm_since = None
+            self.end(f"circuit {infos[0].name!r} has not been slow for {seconds_in_words(self._for)}")
+
+    def _find(self, slow: CircuitBreakerInfo) -> None:
+        reason = str(self._judge.explain(slow.metrics, slow.state, 0))
+        text = printable(f"circuit {slow.name!r} is slow: {reason}")
+        self.findings = Findings(slow.name, text, self._since, reason=reason, metrics=slow.metrics)
+
+    def idle(self, now: float) -> bool:
+        return self._slow_since is None
