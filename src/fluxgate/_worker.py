@@ -202,7 +202,7 @@ class Worker:
             await self._empty_all()
             await self._tick_if_due()
             left = self._tick_at - time.monotonic()
-            if left > 0:
+            if left > 0 and not self._stopping:  # the tick may have found that nobody needs it any more
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), left if left < math.inf else None)
         await self._empty_all()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .demo.outputs import MAKERS
+from .demo import LISTENERS
 from .errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--listeners",
         type=_listener_names,
         metavar="NAMES",
-        help=f"which to attach, separated by commas: {', '.join(MAKERS)}, or none; all that are installed by default",
+        help=f"which to attach, separated by commas: {', '.join(LISTENERS)}, or none; default: all installed",
     )
     demo.add_argument(
         "--log", type=_writable, metavar="FILE", help="write log lines and alerts to FILE, not to a new one"
@@ -104,9 +104,9 @@ def _duration(text: str) -> float:
 
 def _listener_names(text: str) -> list[str]:
     names = [] if text == "none" else list(dict.fromkeys(name.strip() for name in text.split(",")))
-    unknown = [name for name in names if name not in MAKERS]
+    unknown = [name for name in names if name not in LISTENERS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"the demo shows {', '.join(MAKERS)}, got {', '.join(map(repr, unknown))}")
+        raise argparse.ArgumentTypeError(f"the demo shows {', '.join(LISTENERS)}, got {', '.join(map(repr, unknown))}")
     return names
 
 

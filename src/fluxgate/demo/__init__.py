@@ -5,6 +5,9 @@ from pathlib import Path
 
 from ..errors import import_extra
 
+LISTENERS: tuple[str, ...] = ("log", "alerts", "prometheus", "opentelemetry")
+"""What the demo can show, by the names under which it is published."""
+
 
 def run(
     duration: float = 20.0,
@@ -20,8 +23,7 @@ def run(
     Args:
         duration: Seconds that the service's script takes; the rules' windows and waits scale with it.
         as_json: Print one JSON document at the end, and all else to stderr.
-        listeners: Which to attach, of ``log``, ``alerts``, ``prometheus`` and ``opentelemetry``; all that are
-            installed.
+        listeners: Which to attach, of `LISTENERS`; all that are installed.
         log: The file for log lines and alerts; one in the system's folder for temporary files.
         metrics_port: The port of ``/metrics`` on 127.0.0.1; 0 for any that is free.
         spans: The base URL of an OTLP/HTTP receiver for spans; those of outages are printed at the end otherwise.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .._plugins import load
 from ..errors import MissingExtraError
+from . import LISTENERS
 from .logs import Log
 
 if TYPE_CHECKING:
@@ -79,13 +80,9 @@ class Alerts:
         pass
 
 
-MAKERS: dict[str, Callable[[Options, Log], Output]] = {
-    "log": lambda options, log: log,
-    "alerts": Alerts,
-    "prometheus": _metrics,
-    "opentelemetry": _spans,
-}
-"""The listeners that the demo can show, by the names under which they are published."""
+_MAKERS: Sequence[Callable[[Options, Log], Output]] = (lambda options, log: log, Alerts, _metrics, _spans)
+MAKERS = dict(zip(LISTENERS, _MAKERS, strict=True))
+"""What makes each."""
 
 
 @contextmanager
