@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,3 +198,66 @@ def test_what_waits_behind_a_stuck_listener_is_bounded_and_what_goes_is_told(mon
     assert seen[-1].sequence == 300, "the newest stay"
     cb.call(int)
     assert len(losses.of(EventsDropped)) == 2, "once"
+
+
+def test_an_interrupt_while_a_failure_is_reported_lets_the_next_call_go_on() -> None:
+    """Ctrl-C between two listeners reaches the caller, and what was to be told is told by whoever comes next."""
+
+    class Interrupting:
+        interrupted = False
+
+        def __call__(self, error: Exception) -> bool:
+            raise LookupError("a broken tracker")
+
+        def __repr__(self) -> str:
+            if not self.interrupted:
+                self.interrupted = True
+                raise KeyboardInterrupt
+            return "Interrupting()"
+
+    bus, recorder = Bus(), EventRecorder(ListenerFailed, StateChanged)
+    tracker = Interrupting()
+    tracker.interrupted = True  # the circuit tells its rules in words when it is made
+    circuit = CircuitBreaker("payments", bus=bus, tracker=tracker, listeners=[recorder])
+    tracker.interrupted = False
+    with pytest.raises(KeyboardInterrupt):
+        circuit.call(int, "many")
+    circuit.force_open()
+    assert [type(event) for event in recorder.events_seen] == [StateChanged, ListenerFailed]
+
+
+def test_the_event_at_hand_is_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the outbox, the event that somebody delivers at this moment stays, and so does the newest."""
+    monkeypatch.setattr("fluxgate._teller._OUTBOX_SIZE", 1)
+    bus, inside, free = Bus(), threading.Event(), threading.Event()
+    told: list[Event] = []
+
+    def blocked(event: Event) -> None:
+        inside.set()
+        assert arrives(free)
+        told.append(event)
+
+    circuit = CircuitBreaker("payments", bus=bus)
+    circuit.attach(blocked, StateChanged, EventsDropped)
+    first = Running(circuit.force_open)
+    assert arrives(inside)
+    circuit.disable()
+    circuit.reset()
+    free.set()
+    assert first.done()
+    states = [event.new_state for event in told if isinstance(event, StateChanged)]
+    assert states == [State.FORCED_OPEN, State.CLOSED]
+    assert [event.count for event in told if isinstance(event, EventsDropped)] == [1]
+
+
+def test_a_span_that_cannot_say_its_ids_costs_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where whatever stands in for OpenTelemetry fails, events go out without a trace."""
+
+    def fail() -> None:
+        raise LookupError("no span")
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", SimpleNamespace(get_current_span=fail))
+    recorder = EventRecorder(StateChanged)
+    CircuitBreaker("payments", bus=Bus(), listeners=[recorder]).force_open()
+    (event,) = recorder.of(StateChanged)
+    assert (event.trace_id, event.span_id) == (None, None)

@@ -318,6 +318,17 @@ def test_a_probe_is_surrounded_and_a_late_one_is_left(make: Make) -> None:
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
+def until(over: Callable[[], bool]) -> bool:
+    """Collect what nobody holds any more until it is over, for a bounded time; whether it is."""
+    waiting = threading.Event()
+    for _ in range(int(PATIENCE * 100)):
+        gc.collect()
+        if over():
+            return True
+        waiting.wait(0.01)
+    return False
+
+
 class Ticking(EventRecorder):
     """Counts its ticks and ends them after some."""
 
@@ -488,15 +499,29 @@ def test_a_listener_that_nobody_holds_any_more_stops_ticking() -> None:
     thread = bus.attach(listener).outlet.worker
     gone = weakref.ref(bus)
     del bus
-    waiting = threading.Event()
-    for _ in range(int(PATIENCE * 100)):
-        gc.collect()
-        if gone() is None and (thread._thread is None or not thread._thread.is_alive()):
-            break
-        waiting.wait(0.01)
-    assert gone() is None
+    assert until(lambda: gone() is None)
     assert thread._thread is not None
+    thread._thread.join(PATIENCE)
     assert not thread._thread.is_alive()
+
+
+def test_a_tick_that_fails_when_its_bus_is_gone_tells_nobody() -> None:
+    """There is nobody left to tell, and it is no error."""
+
+    class Broken(Ticking):
+        def tick(self) -> None:
+            super().tick()
+            raise LookupError("what time is it")
+
+    bus, listener = Bus(), Broken(ticks=1)
+    outlet = bus.attach(listener).outlet
+    assert arrives(listener.enough)
+    gone = weakref.ref(bus)
+    del bus
+    assert until(lambda: gone() is None)
+    listener.tick_interval = 1.0
+    assert asyncio.run(outlet.tick()) == 1.0
+    assert listener.ticks >= 2
 
 
 def test_a_forked_child_ticks_as_well() -> None:

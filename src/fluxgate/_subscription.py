@@ -267,9 +267,7 @@ class Subscription:
 
     def enter(self, core: "Teller", call_id: int | None, nested: bool) -> Callable[[Event | None], None] | None:
         """Let the listener surround a call; how it is to leave it."""
-        around = self.outlet.around
-        if around is None:
-            return None
+        around: Any = self.outlet.around  # only those that have it are asked (see `_routes`)
         try:
             leave = around(core.name, call_id, nested=nested)
         except Exception as error:

@@ -138,8 +138,7 @@ class Worker:
     def start_ticking(self, tick: "weakref.WeakMethod[Callable[[], Awaitable[float | None]]]") -> None:
         """Call `tick` soon, and again whenever the seconds that it returned have passed; it is held weakly."""
         self._tick, self._tick_at = tick, -math.inf
-        if self._thread is None:
-            self._start()
+        self._start()
         self._rouse()
 
     def stop_ticking(self, timeout: float) -> None:
