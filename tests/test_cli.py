@@ -171,12 +171,16 @@ def test_listeners_tells_the_condition_of_each(
         lacking=Point(
             lambda: type("L", (), {"automatic": "x", "__init__": fails(MissingExtraError("needs 'paging'"))})
         ),
+        asked=Point(lambda: type("A", (), {"automatic": "z", "__init__": None, "require": lambda: None})),
+        unasked=Point(lambda: type("U", (), {"require": fails(MissingExtraError("needs 'chat'"))})),
         typo=Point(fails(ImportError("no module named shop"))),
         faulty=Point(lambda: type("F", (), {"automatic": "y", "__init__": fails(ValueError("no token"))})),
     )
     assert rows == {
         "fine": "ready: shop.events.Listener",
         "lacking": "missing: needs 'paging'",
+        "asked": "ready: shop.events.Listener",
+        "unasked": "missing: needs 'chat'",
         "typo": "broken: ImportError: no module named shop",
         "faulty": "broken: ValueError: no token",
     }

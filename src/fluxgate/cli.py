@@ -165,8 +165,10 @@ def _listeners(_: argparse.Namespace) -> int:
 def _condition(point: "EntryPoint") -> str:
     try:
         factory: Any = point.load()
-        if getattr(factory, "automatic", None):  # `fluxgate.observe` makes these without arguments, so may we
-            factory()
+        # What needs a library says so by `require`. `fluxgate.observe` makes others without arguments, so may we.
+        require = getattr(factory, "require", factory if getattr(factory, "automatic", None) else None)
+        if require is not None:
+            require()
     except MissingExtraError as error:
         return f"missing: {error}"
     except Exception as error:
