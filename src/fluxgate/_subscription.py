@@ -27,7 +27,7 @@ Listener = Callable[[Any], Any]
   `Subscription.refresh`;
 - `delivery`: how it wants them if `attach` does not say, ``"inline"`` if missing;
 - `destination`: something hashable; of several listeners that name the same one, a circuit tells each event to the
-  first attached only, so that two of them do not count everything twice;
+  first attached only, so that two of them do not count everything twice; asked when attached, and by `refresh`;
 - ``attached(subscription)``: called once it is attached, to look at the circuits that are there already;
 - ``tick()`` and `tick_interval` in seconds: called so often in a thread of its own, also while no call comes; an
   interval of ``None`` ends it;
@@ -52,7 +52,6 @@ class Outlet:
         self.name: str = getattr(listener, "__qualname__", None) or type(listener).__qualname__
         self.is_async = is_async(listener)
         self.around: Callable[..., Any] | None = getattr(listener, "around", None)
-        self.destination: Hashable = getattr(listener, "destination", None)
         self.uses = 0
         self.failures = 0
         self.ticking: Callable[[BaseException], None] | None = None
@@ -68,7 +67,7 @@ class Outlet:
 
     def start_ticking(self, report: Callable[[BaseException], None]) -> None:
         """Call the listener's `tick` from now on; its failures go to `report`."""
-        if callable(getattr(self.listener, "tick", None)):
+        if callable(getattr(self.listener, "tick", None)) and tick_interval(self.listener) is not None:
             self.ticking = report
             self.worker.start_ticking(weakref.WeakMethod(self.tick))
 
@@ -140,6 +139,17 @@ def tick_interval(listener: Any) -> float | None:
     return None if interval is None else _check.number(interval, "tick_interval", above=0)
 
 
+def destination_of(listener: Any) -> Hashable:
+    """Where the listener tells events to; without a word from it, a place of its own.
+
+    Raises:
+        TypeError: its `destination` is not hashable.
+    """
+    destination: Hashable = getattr(listener, "destination", None)
+    hash(destination)  # says itself what is not hashable
+    return object() if destination is None else destination
+
+
 class Subscription:
     """One listener's attachment to one circuit, or to many. Close it to detach; it is also a context manager."""
 
@@ -151,11 +161,12 @@ class Subscription:
         event_types: tuple[type[Event], ...],
         patterns: tuple[str, ...],
         core: "Core | None",
+        destination: Hashable,
         delivery: Delivery,
         queue_size: int,
     ) -> None:
         self.outlet = outlet
-        self.destination: Hashable = object() if outlet.destination is None else outlet.destination
+        self.destination = destination
         self.kinds = kinds
         self.event_types = event_types
         """Those that were named when it was attached, instead of the listener's own."""
@@ -186,13 +197,16 @@ class Subscription:
 
     def circuits(self) -> "list[Any]":
         """The breakers that it observes and that are alive, sorted by name."""
+        if self._core is not None:
+            breaker = self._bus.breaker(self._core)
+            return [] if breaker is None else [breaker]
         return [breaker for breaker in self._bus.circuits() if self.observes(breaker._core)]
 
     def refresh(self) -> None:
-        """Ask the listener's `events` again: what it wants may depend on something that has changed.
+        """Ask the listener's `events` and `destination` again: they may depend on something that has changed.
 
         Raises:
-            TypeError, ValueError: They are not event types, or none.
+            TypeError, ValueError: They are not event types, or none; or the destination is not hashable.
         """
         self._bus.refresh(self)
 

@@ -9,8 +9,9 @@ _spawned: set[Any] = set()  # an event loop holds its tasks weakly
 
 def running_loop() -> Any:
     """The asyncio loop that runs in this thread, or ``None``."""
-    asyncio = sys.modules.get("asyncio")
-    return None if asyncio is None else asyncio._get_running_loop()
+    # Another thread, a listener's first perhaps, may be in the middle of importing it: then no loop runs in this one.
+    ask = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return None if ask is None else ask()
 
 
 def spawn(loop: Any, work: Awaitable[None]) -> Any:

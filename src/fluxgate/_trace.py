@@ -3,8 +3,8 @@
 import sys
 
 
-def trace_ids() -> tuple[str | None, str | None]:
-    """The ids of OpenTelemetry's current trace and span, as 32 and 16 hexadecimal digits.
+def trace_ids(*, sampled: bool = False) -> tuple[str | None, str | None]:
+    """The ids of OpenTelemetry's current trace and span, as 32 and 16 hexadecimal digits; `sampled`: of no other.
 
     W3C Trace Context gives them this form: https://www.w3.org/TR/trace-context/#traceparent-header-field-values
     """
@@ -14,6 +14,8 @@ def trace_ids() -> tuple[str | None, str | None]:
         return None, None
     try:
         context = current_span().get_span_context()
-        return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else (None, None)
+        if not context.is_valid or (sampled and not context.trace_flags.sampled):
+            return None, None
+        return f"{context.trace_id:032x}", f"{context.span_id:016x}"
     except Exception:  # a span of somebody else's making: no trace is better than a call that fails
         return None, None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import _check
 from ._plugins import observable
 from ._routes import Routes, table_of
-from ._subscription import Delivery, Listener, Outlet, Subscription, tick_interval
+from ._subscription import Delivery, Listener, Outlet, Subscription, destination_of, tick_interval
 from ._text import log
 from ._worker import Mailbox
 from .events import Event, EventsDropped, ListenerFailed, StateChanged, concrete
@@ -71,6 +71,11 @@ class Bus:
         self.bury()
         alive = [(core.name, reference()) for core, reference in list(self._circuits.items())]
         return [breaker for _, breaker in sorted(alive, key=lambda each: each[0]) if breaker is not None]
+
+    def breaker(self, core: "Core") -> Any:
+        """The breaker of this circuit, or ``None`` where it is gone or retired."""
+        reference = self._circuits.get(core)
+        return None if reference is None else reference()
 
     def retire(self, core: "Core") -> None:
         """Let a circuit go: tell its listeners, then detach its own."""
@@ -164,14 +169,16 @@ class Bus:
             raise ValueError(f"delivery must be 'inline' or 'background', got {_check.got(delivery)}")
         _check.whole(queue_size, "queue_size")
         kinds = _kinds(listener, event_types)
-        hash(getattr(listener, "destination", None))  # says itself what is not hashable
+        destination = destination_of(listener)
         tick_interval(listener)
         with self.lock:
             outlet = self._outlets.get(id(listener))
             if outlet is None:
                 outlet = self._outlets[id(listener)] = Outlet(listener)
             outlet.uses += 1
-            subscription = Subscription(self, outlet, kinds, event_types, patterns, core, delivery, queue_size)
+            subscription = Subscription(
+                self, outlet, kinds, event_types, patterns, core, destination, delivery, queue_size
+            )
             if core is None:
                 self._subscriptions += (subscription,)
             else:
@@ -191,9 +198,11 @@ class Bus:
 
     def refresh(self, subscription: Subscription) -> None:
         """See `Subscription.refresh`."""
-        kinds = _kinds(subscription.outlet.listener, subscription.event_types)  # the listener's code: no lock is held
+        listener = subscription.outlet.listener  # its code runs here: no lock is held
+        kinds, destination = _kinds(listener, subscription.event_types), destination_of(listener)
         with self.lock:
             subscription.kinds = kinds
+            subscription.destination = destination
             if subscription.active:
                 self._rewire(subscription.core)
 

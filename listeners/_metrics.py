@@ -1,0 +1,401 @@
+"""How events become measurements, the same for every metrics library; a library brings its instruments.
+
+What comes with calls is counted as it happens, by children that are bound once a circuit. What is true at a moment (the
+state, the window's rates, the rules) is looked up.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from threading import RLock
+from typing import Any, NamedTuple, Self
+from weakref import WeakSet
+
+from fluxgate._machine import ADMITTING, MOVES, RECORDING
+from fluxgate._subscription import Subscription
+from fluxgate.events import (
+    EVENT_TYPES,
+    CallFailed,
+    CallRejected,
+    CallStarted,
+    CallSucceeded,
+    CircuitCreated,
+    CircuitRetired,
+    Event,
+    EventsDropped,
+    FallbackUsed,
+    ListenerFailed,
+    Reconfigured,
+    StateChanged,
+    WouldOpen,
+)
+from fluxgate.metric import Metric
+from fluxgate.state import State, Trigger
+
+from ._render import printable
+from .names import (
+    CALL_DURATION,
+    CIRCUIT_INFO,
+    EVENTS_DROPPED,
+    FAILURE_RATE,
+    FALLBACK_CALLS,
+    LISTENER_FAILURES,
+    OUTCOMES,
+    REJECTED_CALLS,
+    SLOW_CALLS,
+    SLOW_RATE,
+    STATE,
+    STATE_CHANGED,
+    TRANSITIONS,
+    WOULD_OPEN,
+    Instrument,
+)
+
+EVENTS = tuple(kind for kind in EVENT_TYPES if kind is not CallStarted)
+"""Without `CallStarted`, calls begin without the circuit's lock."""
+
+REJECTING = tuple(state for state in State if state not in ADMITTING)
+"""The states in which a call may be refused."""
+
+Move = tuple[State, State]
+
+
+def moves(*triggers: Trigger) -> tuple[Move, ...]:
+    """The legal changes of state, from old to new."""
+    legal = {(old, new) for trigger in triggers for old, reached in MOVES[trigger].items() for new in reached}
+    return tuple(move for move in itertools.product(State, State) if move in legal)
+
+
+MOVES_OF_ITS_OWN = moves(Trigger.TRIPPER, Trigger.RETRY, Trigger.RECOVERY)
+"""What a circuit does by itself."""
+MOVES_IN_PROCESS = moves(*set(Trigger) - {Trigger.REMOTE})
+"""And what is done to it by hand."""
+
+_JUDGED = (CallSucceeded, CallFailed)
+_RULES = CIRCUIT_INFO.labels[1:]
+_GONE = -1
+
+Key = tuple[Instrument, tuple[str, ...]]
+"""One circuit's child of an instrument: its labels but for `circuit_name`."""
+
+
+class Look(NamedTuple):
+    """What is true of a circuit at one moment."""
+
+    state: State
+    changed_at: float
+    failure_rate: float
+    slow_rate: float
+    rules: tuple[str, ...]
+    """In words, as `CIRCUIT_INFO` has its labels; empty where nobody has told or asked."""
+
+    @classmethod
+    def at(cls, breaker: Any, rules: tuple[str, ...] | None = None) -> Self:
+        """Look at a circuit; for its rules only if they are not given."""
+        info = breaker.info()
+        rules = _in_words(breaker.rules().__getitem__) if rules is None else rules
+        return cls(info.state, info.changed_at, *_rates(info.metrics), rules)
+
+    def gauges(self) -> Iterator[tuple[Key, float]]:
+        """Each gauge with its value."""
+        for state in State:
+            yield (STATE, (state.value,)), float(state is self.state)
+        yield (STATE_CHANGED, ()), self.changed_at
+        yield (FAILURE_RATE, ()), self.failure_rate
+        yield (SLOW_RATE, ()), self.slow_rate
+        if self.rules:
+            yield (CIRCUIT_INFO, self.rules), 1.0
+
+
+def gauges(looks: Iterable[Look]) -> dict[Key, float]:
+    """The gauges of a circuit; where several share a name, each is the greatest of theirs."""
+    found: dict[Key, float] = {}
+    for look in looks:
+        for key, value in look.gauges():
+            found[key] = max(found.get(key, value), value)
+    return found
+
+
+def _rates(metrics: Metric) -> tuple[float, float]:
+    return metrics.failure_rate or 0.0, metrics.slow_rate or 0.0
+
+
+def _in_words(rule: Callable[[str], str]) -> tuple[str, ...]:
+    return tuple(printable(rule(name)) for name in _RULES)
+
+
+class Circuit:
+    """What is bound for one circuit, or for those that share a name."""
+
+    __slots__ = (
+        *("durations", "fallback", "label", "lock", "look", "names", "rejected", "shared", "shown", "slow"),
+        *("transitions", "version", "would_open"),
+    )
+
+    def __init__(self, label: str, board: "Board", look: Look) -> None:
+        self.label = label
+        self.look = look
+        self.names: set[str] = set()
+        """What is written as this label; seldom more than one name."""
+        self.shared = False
+        """Whether more circuits than one may have it."""
+        self.lock = RLock()
+        """Held while its measurements are taken: the library's own locks cannot be held elsewhere during a fork."""
+        self.version = 0
+        """How often what it shows was told anew: who has looked before must not show it later."""
+        self.shown: dict[Key, float] = {}
+        self.durations = {kind: board.histogram(CALL_DURATION, (label, word)) for kind, word in OUTCOMES.items()}
+        self.slow = board.counter(SLOW_CALLS, (label,))
+        self.fallback = board.counter(FALLBACK_CALLS, (label,))
+        self.would_open = board.counter(WOULD_OPEN, (label,))
+        self.rejected = {state: board.counter(REJECTED_CALLS, (label, state.value)) for state in REJECTING}
+        self.transitions = {
+            (old, new): board.counter(TRANSITIONS, (label, old.value, new.value)) for old, new in board.moves
+        }
+
+    def counted(self) -> Iterator[Key]:
+        """Each counter and histogram that is bound."""
+        yield from ((CALL_DURATION, (word,)) for word in OUTCOMES.values())
+        yield from ((instrument, ()) for instrument in (SLOW_CALLS, FALLBACK_CALLS, WOULD_OPEN))
+        yield from ((REJECTED_CALLS, (state.value,)) for state in self.rejected)
+        yield from ((TRANSITIONS, (old.value, new.value)) for old, new in self.transitions)
+
+
+class Board:
+    """All that is measured for one registry or provider, whichever listeners bring it. A library brings a subclass."""
+
+    moves: tuple[Move, ...]
+    """The changes of state that are there from the beginning, with 0; others come with the first."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self._circuits: dict[str, Circuit] = {}
+        self._labels: dict[str, Circuit] = {}
+        self._listeners: dict[tuple[Instrument, str], Callable[[float], None]] = {}
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._forking: list[Circuit] = []
+        _boards.add(self)
+
+    # -- what a library brings ------------------------------------------------------------------------------------
+
+    def counter(self, instrument: Instrument, labels: tuple[str, ...]) -> Callable[[float], None]:
+        """What adds to the counter with these labels, which is there from now on."""
+        raise NotImplementedError
+
+    def histogram(self, instrument: Instrument, labels: tuple[str, ...]) -> Callable[..., None]:
+        """What records in the histogram with these labels."""
+        raise NotImplementedError
+
+    def show(self, circuit: Circuit, looks: list[Look]) -> None:
+        """Show the gauges; the circuit's lock is held."""
+
+    def drop(self, circuit: Circuit) -> None:
+        """The circuit is gone: drop what is bound for it; its lock is held."""
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def tell(self, event: Any, *exemplar: Any) -> None:
+        """Measure what the event tells."""
+        kind = event.__class__
+        circuit = self._circuits.get(event.circuit_name)
+        if circuit is None or kind not in circuit.durations:
+            self._tell_rare(event, circuit)
+            return
+        with circuit.lock:
+            circuit.durations[kind](event.duration, *exemplar)
+            if kind in _JUDGED and event.slow:
+                circuit.slow(1)
+
+    def _tell_rare(self, event: Event, circuit: Circuit | None) -> None:
+        if isinstance(event, ListenerFailed):
+            self._count(LISTENER_FAILURES, event.listener, 1)
+        elif isinstance(event, EventsDropped):
+            self._count(EVENTS_DROPPED, event.listener, event.count)
+        elif isinstance(event, CircuitRetired):
+            if circuit is not None:
+                self._retire(circuit)
+        elif circuit is None:
+            rules = _in_words(partial(getattr, event)) if isinstance(event, CircuitCreated) else ()
+            look = Look(event.state, event.timestamp, 0.0, 0.0, rules)
+            circuit = self._bind(event.circuit_name, look)
+            self._show(circuit, [look], circuit.version)
+            if not isinstance(event, CircuitCreated):
+                self.tell(event)
+        elif isinstance(event, CircuitCreated):  # another of the same name; or the first look came before the news
+            circuit.shared = True
+            self._look_again(circuit)
+        elif isinstance(event, StateChanged):
+            self._change(circuit, event)
+        elif isinstance(event, Reconfigured):
+            self._tell_look(circuit, circuit.look._replace(rules=_in_words(partial(getattr, event))))
+        else:
+            with circuit.lock:
+                if isinstance(event, CallRejected):
+                    circuit.rejected[event.state](1)
+                elif isinstance(event, FallbackUsed):
+                    circuit.fallback(1)
+                elif isinstance(event, WouldOpen):
+                    circuit.would_open(1)
+
+    def _change(self, circuit: Circuit, event: StateChanged) -> None:
+        move = event.old_state, event.new_state
+        with circuit.lock:
+            if move not in circuit.transitions:
+                circuit.transitions[move] = self.counter(TRANSITIONS, (circuit.label, *map(str, move)))
+            circuit.transitions[move](1)
+        # A state that records begins with an empty window; in the others the one that decided is still to be seen.
+        rates = (0.0, 0.0) if event.new_state in RECORDING else _rates(event.metrics)
+        self._tell_look(circuit, Look(event.new_state, event.timestamp, *rates, circuit.look.rules))
+
+    def _count(self, instrument: Instrument, listener: str, count: int) -> None:
+        with self.lock:
+            self._listener(instrument, listener)(count)
+
+    def _listener(self, instrument: Instrument, listener: str) -> Callable[[float], None]:
+        key = instrument, printable(listener)
+        if key not in self._listeners:
+            self._listeners[key] = self.counter(*key[:1], key[1:])
+        return self._listeners[key]
+
+    # -- circuits that come and go --------------------------------------------------------------------------------
+
+    def _bind(self, name: str, look: Look) -> Circuit:
+        label = printable(name)
+        with self.lock:
+            circuit = self._labels.get(label)
+            if circuit is None:
+                circuit = self._labels[label] = Circuit(label, self, look)
+            elif name not in circuit.names:
+                circuit.shared = True
+            circuit.names.add(name)
+            self._circuits[name] = circuit
+            return circuit
+
+    def _retire(self, circuit: Circuit) -> None:
+        if circuit.shared and circuit.label in self.living():
+            self._look_again(circuit)
+        else:
+            self._forget(circuit)
+
+    def _forget(self, circuit: Circuit) -> None:
+        with self.lock:
+            if self._labels.get(circuit.label) is circuit:
+                del self._labels[circuit.label]
+                for name in circuit.names:
+                    self._circuits.pop(name, None)
+                with circuit.lock:
+                    circuit.version = _GONE
+                    self.drop(circuit)
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def attach(self, subscription: Subscription) -> None:
+        """Measure what this subscription observes, also what was there before it."""
+        with self.lock:
+            self._subscriptions.add(subscription)
+        if subscription.core is None:
+            self.look()
+        else:
+            for breaker in subscription.circuits():
+                known = printable(breaker.name) in self._labels
+                self._look_at(breaker.name, self.living()[printable(breaker.name)] if known else [breaker])
+
+    def look(self) -> None:
+        """Look at every circuit."""
+        for breakers in self.survey().values():
+            for name in {breaker.name for breaker in breakers}:
+                self._look_at(name, breakers)
+
+    def survey(self) -> dict[str, list[Any]]:
+        """As `living`; circuits that are gone without a word are forgotten, since news may be lost on the way."""
+        with self.lock:
+            bound = list(self._labels.values())  # before the living are counted: who is bound later is not among them
+        living = self.living()
+        for circuit in bound:
+            if circuit.label not in living:
+                self._forget(circuit)
+        return living
+
+    def living(self) -> dict[str, list[Any]]:
+        """The breakers that are observed and alive, by label."""
+        with self.lock:
+            subscriptions = [each for each in self._subscriptions if each.active]
+        found: dict[str, dict[int, Any]] = {}
+        for subscription in subscriptions:
+            for breaker in subscription.circuits():
+                found.setdefault(printable(breaker.name), {})[id(breaker)] = breaker
+        return {label: list(breakers.values()) for label, breakers in found.items()}
+
+    def _look_at(self, name: str, breakers: list[Any]) -> None:
+        circuit = self._circuits.get(name) or self._bind(name, Look.at(breakers[0]))
+        circuit.shared = circuit.shared or len(breakers) > 1
+        version, known = circuit.version, (None if circuit.shared else circuit.look.rules) or None
+        self._show(circuit, [Look.at(breaker, known) for breaker in breakers], version)
+
+    def _tell_look(self, circuit: Circuit, look: Look) -> None:
+        if circuit.shared:
+            self._look_again(circuit)
+            return
+        with circuit.lock:
+            self._show(circuit, [look], self._next_version(circuit))
+
+    def _look_again(self, circuit: Circuit) -> None:
+        version = self._next_version(circuit)
+        breakers = self.living().get(circuit.label)
+        if breakers:
+            self._show(circuit, [Look.at(breaker) for breaker in breakers], version)
+
+    def _next_version(self, circuit: Circuit) -> int:
+        with circuit.lock:
+            if circuit.version != _GONE:
+                circuit.version += 1
+            return circuit.version
+
+    def _show(self, circuit: Circuit, looks: list[Look], version: int) -> None:
+        with circuit.lock:
+            if circuit.version == version != _GONE:
+                circuit.look = looks[0]
+                self.show(circuit, looks)
+
+    # -- forks ----------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Hold every lock, so that the child finds each measurement whole."""
+        self.lock.acquire()
+        self._forking = list(self._labels.values())
+        for circuit in self._forking:
+            circuit.lock.acquire()
+
+    def after_fork(self, *, child: bool) -> None:
+        """Release them; a child shows everything anew, since its library may begin with nothing."""
+        for circuit in self._forking:
+            if child:
+                circuit.shown = {}
+            circuit.lock.release()
+        self._forking = []
+        self.lock.release()
+
+
+_boards: "WeakSet[Board]" = WeakSet()
+_forking: list[Board] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = sorted(_boards, key=id)
+    for board in _forking:
+        board.before_fork()
+
+
+def _after_fork(*, child: bool) -> None:
+    for board in _forking:
+        board.after_fork(child=child)
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(child=False),
+        after_in_child=lambda: _after_fork(child=True),
+    )
