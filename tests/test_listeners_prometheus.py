@@ -1,4 +1,4 @@
-"""PrometheusListener: what happens to circuits, as metrics that are exact, present from the start and gone at the end."""
+"""PrometheusListener: what happens to circuits, as exact metrics that are there from the start and gone at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import prometheus_client
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from fluxgate import (
     AsyncCircuitBreaker,
@@ -416,9 +416,8 @@ def test_circuits_of_one_name_share_their_series(metrics: Metrics) -> None:
     buses = Bus(), Bus()
     listener = metrics.listener()
     subscriptions = [bus.attach(listener) for bus in buses]
-    one, two, three = (
-        circuit(bus, retry=retry) for bus, retry in ((buses[0], Never()), (buses[0], Cooldown(5)), (buses[1], Never()))
-    )
+    one, two = circuit(buses[0], retry=Never()), circuit(buses[0], retry=Cooldown(5))
+    three = circuit(buses[1], retry=Never())
     for cb in (one, two, three):
         cb.call(int)
     assert metrics.calls()["success"] == 3
@@ -495,7 +494,7 @@ def test_ten_thousand_circuits_come_and_go_without_growth(metrics: Metrics, bus:
             cb = circuit(bus, f"circuit-{number}")
             cb.call(int)
             try_to(cb.call, fail)
-        del cb
+        cb = None
         bus.circuits()
         listener.tick()
         gc.collect()
@@ -600,7 +599,7 @@ def test_sampled_calls_leave_an_exemplar(breaker: Any, delivery: Any, metrics: M
         context = span.get_span_context()
         ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
         assert exemplars(metrics) == [ids]
-        assert ids["trace_id"] in generate_openmetrics(metrics.registry).decode()
+        assert ids["trace_id"] in openmetrics.generate_latest(metrics.registry).decode()  # type: ignore[no-untyped-call]
         assert metrics.calls() == {"success": 2, "failure": 1, "ignored": 0, "cancelled": 0}
 
 
@@ -785,7 +784,7 @@ def test_any_name_is_a_label_that_can_be_scraped(name: str, label: str, metrics:
     from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
     from prometheus_client.parser import text_string_to_metric_families as parse
 
-    for text, read in ((generate_latest, parse), (generate_openmetrics, parse_openmetrics)):
+    for text, read in ((generate_latest, parse), (openmetrics.generate_latest, parse_openmetrics)):
         found = list(read(text(metrics.registry).decode("utf-8")))
         labels = {sample.labels.get("circuit_name", label) for metric in found for sample in metric.samples}
         assert labels == {label}
@@ -833,7 +832,7 @@ def test_buckets_of_one_registry_are_the_same(metrics: Metrics) -> None:
 
 
 def test_a_registry_with_such_a_metric_stays_as_it_was() -> None:
-    """Where somebody else has registered one of the names, the client's own error says so and nothing is left behind."""
+    """Where somebody else has one of the names, the client's own error says so and nothing is left behind."""
     registry = CollectorRegistry()
     mine = prometheus_client.Gauge("circuit_breaker_failure_rate", "mine", registry=registry)
     with pytest.raises(ValueError, match="circuit_breaker_failure_rate"):
