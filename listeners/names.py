@@ -258,16 +258,69 @@ SCOPE: Final = "fluxgate"
 CIRCUIT_ATTRIBUTE: Final = "fluxgate.circuit.name"
 STATE_ATTRIBUTE: Final = "fluxgate.circuit.state"
 DECISION_ATTRIBUTE: Final = "fluxgate.decision"
-"""``permitted`` or ``rejected``."""
+"""`PERMITTED` or `REFUSED`."""
+PERMITTED: Final = "permitted"
+REFUSED: Final = "rejected"
 OUTCOME_ATTRIBUTE: Final = "fluxgate.outcome"
-"""One of `OUTCOMES`."""
+"""One of `OUTCOMES`, or `REFUSED`."""
 RETRY_AFTER_ATTRIBUTE: Final = "fluxgate.retry_after"
 """Seconds."""
 REASON_ATTRIBUTE: Final = "fluxgate.reason"
+"""Why a call was refused, in a word; why a circuit changed its state, in a sentence."""
+STALE_ATTRIBUTE: Final = "fluxgate.stale"
+SLOW_ATTRIBUTE: Final = "fluxgate.slow"
 ERROR_ATTRIBUTE: Final = "error.type"
 """As the semantic conventions have it: https://opentelemetry.io/docs/specs/semconv/registry/attributes/error/"""
+ERROR_TEXT_ATTRIBUTE: Final = "error.message"
+"""From the same place: what `fluxgate.redact` left of the text."""
+
+CALL_SPAN_EVENTS: Final[Mapping[type[Event], str]] = {
+    CallSucceeded: "fluxgate.call.succeeded",
+    CallFailed: "fluxgate.call.failed",
+    CallIgnored: "fluxgate.call.ignored",
+    CallCancelled: "fluxgate.call.cancelled",
+    CallRejected: "fluxgate.call.rejected",
+    FallbackUsed: "fluxgate.fallback.used",
+}
+"""What a call leaves on a span that is not its own; a success only where it was stale."""
+
 STATE_CHANGE_EVENT: Final = "fluxgate.circuit.state_change"
-"""The event name of the log record that a change of state becomes."""
+"""The event name of the log record that a change of state becomes, and of its mark on the outage's span."""
+REOPENS_ATTRIBUTE: Final = "fluxgate.reopens"
+
+CHANGE_ATTRIBUTES: Final[Mapping[str, str]] = {
+    "circuit_name": CIRCUIT_ATTRIBUTE,
+    "old_state": "fluxgate.circuit.old_state",
+    "new_state": "fluxgate.circuit.new_state",
+    "trigger": "fluxgate.trigger",
+    "reason": REASON_ATTRIBUTE,
+    **{key: f"fluxgate.window.{key}" for key in _WINDOW},
+    "retry_after": RETRY_AFTER_ATTRIBUTE,
+    "reopens": REOPENS_ATTRIBUTE,
+    "failing_since": "fluxgate.failing_since",
+}
+"""What a change of state has as attributes, by the keys of its log line."""
+
+MODE_VARIABLE: Final = "OTEL_PYTHON_FLUXGATE_MODE"
+"""The environment variable in which ``opentelemetry-instrument`` finds the mode of the traces."""
+
+LINK_ATTRIBUTE: Final = "fluxgate.link"
+"""Why an outage is linked to a span: `TRIP_LINK` or `PROBE_LINK`."""
+TRIP_LINK: Final = "trip"
+PROBE_LINK: Final = "probe"
+OUTAGE_END_ATTRIBUTE: Final = "fluxgate.outage.end"
+"""How an outage ended: one of `OUTAGE_ENDS`, `RESET`, `RETIRED` or `UNFINISHED`."""
+OUTAGE_ENDS: Final[Mapping[State, str]] = {
+    State.CLOSED: "recovered",
+    State.DISABLED: "disabled",
+    State.METRICS_ONLY: "metrics_only",
+    State.FORCED_OPEN: "forced_open",
+}
+RESET: Final = "reset"
+"""Closed by a person, without evidence of recovery."""
+RETIRED: Final = "retired"
+UNFINISHED: Final = "unfinished"
+"""The listener was detached, or the program ended."""
 
 
 def call_span_name(circuit_name: str) -> str:
