@@ -87,7 +87,7 @@ class Exporting:
         finally:
             self.subscription.close()
             self.provider.shutdown()
-            self.logger_provider.shutdown()  # type: ignore[no-untyped-call]
+            self.logger_provider.shutdown()
         assert self.failures.events_seen == []
 
 

@@ -59,7 +59,7 @@ class Traced:
         self.exporter = InMemorySpanExporter()
         self.provider = TracerProvider(sampler, shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.records = InMemoryLogRecordExporter()
+        self.records: Any = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
         self.logger_provider = LoggerProvider(shutdown_on_exit=False)
         self.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.records))
         self.tracer = self.provider.get_tracer("shop")
@@ -236,7 +236,7 @@ def test_only_a_person_can_close_it_so_no_wait_is_told() -> None:
 def test_of_several_calls_in_a_span_the_gravest_is_its_attributes(calls: str, expected: dict[str, Any]) -> None:
     """A refusal over a failure over the rest, never a mix of two; each that did not succeed is an event."""
     traced = Traced()
-    kinds = {"tripper": FailureStreak(100), "tracker": ~TypeOf(KeyError)}
+    kinds: dict[str, Any] = {"tripper": FailureStreak(100), "tracker": ~TypeOf(KeyError)}
     steady, forced, opened = traced.circuit(**kinds), traced.circuit(), traced.circuit()
     forced.force_open()
     try_to(opened.call, fail)
@@ -508,8 +508,8 @@ def test_odd_names_and_texts_are_written_as_one_printable_line(mode: Mode) -> No
     cb.reset()
     for span in traced.spans:
         texts = [span.name, span.status.description or ""]
-        for attributes in (span, *span.events, *span.links):
-            texts += [str(value) for value in (attributes.attributes or {}).values()]
+        for each in (span, *span.events, *span.links):
+            texts += map(str, told(each).values())
         assert all(text.isprintable() and len(text) < 1200 for text in texts), texts
     for record in traced.log_records():
         assert all(str(text).isprintable() for text in (record.body, *record.attributes.values()))
@@ -695,7 +695,7 @@ def test_what_the_call_leaves_attached_goes_with_it() -> None:
     traced = Traced("spans")
     leaked = traced.tracer.start_span("leaked")
     with traced.tracer.start_as_current_span("GET /") as request:
-        traced.circuit().call(lambda: contexts.attach(trace.set_span_in_context(leaked)) and None)
+        traced.circuit().call(contexts.attach, trace.set_span_in_context(leaked))
         assert trace.get_current_span() is request
 
 
