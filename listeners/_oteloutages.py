@@ -12,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry._logs import Logger, LogRecord, SeverityNumber
 from opentelemetry.context import Context, get_current
 
+from fluxgate._text import log
 from fluxgate.events import CallEnded, CircuitRetired, StateChanged
 from fluxgate.state import HALF_OPEN, OPEN, State, Trigger
 
@@ -85,9 +86,11 @@ class _Outage:
     def end(self, how: str, timestamp: float | None = None) -> None:
         """It is over."""
         ended = (None if timestamp is None else nanoseconds(timestamp)) or time.time_ns()
-        self.span.set_attribute(names.OUTAGE_END_ATTRIBUTE, how)
-        self.span.set_status(trace.Status(trace.StatusCode.ERROR, self._reason))
-        self.span.end(max(ended, self._started or 0))  # a wall clock may have been set back
+        try:
+            self.span.set_attribute(names.OUTAGE_END_ATTRIBUTE, how)
+            self.span.set_status(trace.Status(trace.StatusCode.ERROR, self._reason))
+        finally:
+            self.span.end(max(ended, self._started or 0))  # a wall clock may have been set back
 
 
 class Outages:
@@ -134,11 +137,11 @@ class Outages:
         """A circuit is gone."""
         with self._lock:
             outages = list(self._going_on.get(event.circuit_name, ()))
-        if outages:
-            mine = [each for each in outages if each.state is event.state][:1]
-            # What a lost event has left behind goes with the last of the name.
-            for outage in mine if self._is_alive(event.circuit_name) else outages:
-                self._end(event.circuit_name, outage, names.RETIRED, event)
+        mine = [each for each in outages if each.state is event.state][:1]
+        if len(mine) < len(outages) and not self._is_alive(event.circuit_name):
+            mine = outages  # what a lost event has left behind goes with the last of the name
+        for outage in mine:
+            self._end(event.circuit_name, outage, names.RETIRED, event)
 
     def end_all(self) -> None:
         """Nobody will see how they end."""
@@ -147,9 +150,12 @@ class Outages:
             atexit.unregister(at_exit)
         with self._lock:
             going_on, self._going_on = self._going_on, {}
-        for outages in going_on.values():
+        for circuit_name, outages in going_on.items():
             for outage in outages:
-                outage.end(names.UNFINISHED)
+                try:
+                    outage.end(names.UNFINISHED)
+                except Exception as error:
+                    log("ERROR", "the span of an outage of circuit %r cannot be ended", circuit_name, error=error)
 
     def _find(self, event: StateChanged) -> _Outage | None:
         if event.old_state not in _REFUSING:

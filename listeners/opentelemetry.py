@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from fluxgate import _check
 from fluxgate._subscription import Subscription
+from fluxgate._text import log
 from fluxgate.errors import import_extra
 from fluxgate.events import CallEnded, CallRejected, CircuitRetired, Event, FallbackUsed, StateChanged
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 Mode = Literal["annotate", "spans"]
 
 _LOOK = 1.0  # seconds
+_SILENT = (
+    "TracingListener(mode='spans') is silent where one with mode='annotate' was attached before it, "
+    "for the same providers"
+)
 _CHANGES = (StateChanged, CircuitRetired)
 _ALL = (*_CHANGES, CallEnded, CallRejected, FallbackUsed)
 
@@ -115,14 +120,22 @@ class TracingListener:
     def attached(self, subscription: Subscription) -> None:
         """The bus calls it."""
         self._subscriptions.add(subscription)
+        if any(self._is_silenced_by(other, subscription) for other in list(_listeners)):
+            log("WARNING", _SILENT)
         if CallRejected not in subscription.kinds and self._is_live:  # an SDK has just come
             subscription.refresh()
 
+    def _is_silenced_by(self, other: "TracingListener", mine: Subscription) -> bool:
+        """Whether this one was to tell more than another that the circuits were given first."""
+        if (self.mode, other.mode) != ("spans", "annotate") or self.destination != other.destination:
+            return False
+        return any(each.active and (each.core is mine.core or not each.core) for each in list(other._subscriptions))
+
     def _look(self) -> None:
         if not isinstance(self.destination.tracer_provider, self._trace.ProxyTracerProvider):
-            self.tick_interval = None
             for subscription in list(self._subscriptions):
                 subscription.refresh()
+            self.tick_interval = None
 
     def around(self, circuit_name: str, call_id: int, *, nested: bool) -> "Leave | None":
         """The bus calls it in an admitted call's own context before it runs."""

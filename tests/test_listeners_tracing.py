@@ -587,6 +587,25 @@ def test_threads_keep_to_their_own_spans(mode: Mode) -> None:
     assert outcomes.count("success") == 120
 
 
+def test_an_async_block_that_wait_for_enters_leaves_nothing_current(caplog: pytest.LogCaptureFixture) -> None:
+    """`wait_for` may enter it in another task: it is left where it is left, without a word."""
+    traced = Traced("spans")
+    cb = traced.async_circuit()
+
+    async def main() -> None:
+        with traced.tracer.start_as_current_span("GET /") as request:
+            await asyncio.wait_for(cb.__aenter__(), PATIENCE)
+            await cb.__aexit__(None, None, None)
+            assert trace.get_current_span() is request
+            async with cb:
+                assert trace.get_current_span() is not request
+            assert trace.get_current_span() is request
+
+    run_async(main())
+    assert [told(span)["outcome"] for span in traced.calls()] == ["success", "success"]
+    assert caplog.records == []
+
+
 def test_a_cancelled_call_ends_its_span() -> None:
     """Cancellation is no error: the span ends, with its outcome."""
     traced = Traced("spans")
@@ -1052,6 +1071,35 @@ def test_a_broken_tracer_never_reaches_the_caller(where: str, caplog: pytest.Log
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
+def test_one_outage_that_cannot_be_ended_does_not_keep_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """It is reported, and the rest are ended."""
+    traced = Traced()
+    first, second = traced.circuit("first"), traced.circuit("second")
+    try_to(first.call, fail)
+    try_to(second.call, fail)
+    traced.going_on["first"][0].span.set_attribute = lambda *_: fail(RuntimeError("read-only"))
+    traced.subscription.close()
+    assert [told(span).get("outage.end") for span in traced.outages()] == [None, "unfinished"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the span of an outage of circuit 'first' cannot be ended"
+    ]
+
+
+def test_many_circuits_may_go_at_once() -> None:
+    """Thousands that retire while they are open take no look at all the others each."""
+    traced = Traced()
+    looks: list[str] = []
+    traced.listener._outages._is_alive = lambda name: bool(looks.append(name))  # type: ignore[func-returns-value]
+    circuits = [traced.circuit(f"circuit {number}") for number in range(200)]
+    for _ in map(lambda cb: try_to(cb.call, fail), circuits):
+        pass
+    circuits.clear()
+    gc.collect()
+    traced.bus.bury()
+    assert len(traced.outages()) == 200
+    assert looks == []
+
+
 def test_a_broken_logger_does_not_cost_the_outage() -> None:
     """A log record that cannot be written is a failure of the listener's, and the outage is told all the same."""
 
@@ -1235,6 +1283,27 @@ def test_two_for_one_provider_write_once() -> None:
     assert traced.listener.destination != other.listener.destination
     assert traced.listener.destination != "payments"
     assert hash(traced.listener.destination) == hash(other.listener.destination)
+
+
+def test_spans_that_an_earlier_listener_silences_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Who asks for spans and gets annotations learns why; what is silenced as meant is no news."""
+    traced = Traced()
+    cb = traced.circuit()
+    for mode in MODES:
+        traced.bus.attach(TracingListener(traced.provider, mode, traced.logger_provider))
+        cb.attach(TracingListener(traced.provider, mode, traced.logger_provider))
+    assert [record.getMessage() for record in caplog.records] == [
+        "TracingListener(mode='spans') is silent where one with mode='annotate' was attached before it, "
+        "for the same providers"
+    ] * 2
+    caplog.clear()
+    other = Traced("spans")
+    other.bus.attach(TracingListener(other.provider, "annotate", other.logger_provider))
+    apart = TracerProvider(shutdown_on_exit=False)
+    one, another = traced.circuit(), traced.circuit()
+    one.attach(TracingListener(apart, "annotate"))
+    another.attach(TracingListener(apart, "spans"))
+    assert caplog.records == []
 
 
 def test_one_by_hand_and_observe_do_not_write_twice() -> None:
