@@ -44,7 +44,7 @@ def value_of(record: Record, key: str) -> Any:
 
 def _plain(key: str, value: Any) -> Any:
     if key in _TIMES:
-        return _iso(value)
+        return iso(value)
     if isinstance(value, float):
         return round(value, _DIGITS.get(key, _MICROSECONDS))
     if isinstance(value, int):
@@ -52,7 +52,8 @@ def _plain(key: str, value: Any) -> Any:
     return printable(",".join(value) if key == "changed" else str(value))
 
 
-def _iso(timestamp: float) -> str:
+def iso(timestamp: float) -> str:
+    """A Unix time in UTC, to the millisecond, as ISO 8601 has it."""
     try:
         return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):  # a circuit's own clock need not tell calendar time
