@@ -1,12 +1,9 @@
 """Outages and alerts as threads in a Slack channel."""
 
 import json
-import os
 import re
 from collections.abc import Callable
-from threading import RLock
-from typing import Any, NamedTuple
-from weakref import WeakSet
+from typing import Any
 
 from fluxgate import _check
 from fluxgate._clock import Clock, as_clock
@@ -23,6 +20,7 @@ from ._eventlog import Floods
 from ._http import Answer, Courier, DeliveryError, Message, Problem, user_agent
 from ._render import Logfmt, fields, iso
 from ._slacktext import OVER, Card
+from ._slackthreads import Thread, Threads
 from .names import CIRCUIT_OPEN, RUNBOOKS, log_name
 
 __all__ = ["DeliveryError", "SlackListener"]
@@ -44,7 +42,6 @@ _STATES = {
     State.DISABLED: ("white_circle", "is disabled: every call passes"),
     State.METRICS_ONLY: ("white_circle", "only measures: every call passes"),
 }
-_THREADS = 10_000
 _AGAIN_AFTER = 600.0  # seconds between two messages that one circuit would have opened
 _MARKS = {"critical": "rotating_light", "warning": "warning", "info": "information_source"}
 
@@ -132,7 +129,7 @@ class SlackListener:
             clock=as_clock(clock),
         )
         self._floods = Floods(_AGAIN_AFTER)
-        self._threads = _Threads()
+        self._threads = Threads()
 
     @property
     def destination(self) -> "SlackListener":
@@ -238,7 +235,7 @@ class SlackListener:
         if thread is None or not self._reply(thread, card):
             channel, number = self._post(card, mention)
             if number:
-                self._threads.put(key, _Thread(channel, number, card, since))
+                self._threads.put(key, Thread(channel, number, card, since))
 
     def _end(self, key: tuple[str, str], card: Card, now: float | None) -> None:
         """Say in the channel that it is over, and change the first message to say so; forget the thread."""
@@ -256,7 +253,7 @@ class SlackListener:
         arguments = {"channel": thread.channel, "ts": thread.number, **over.update()}
         self._unless_gone(lambda: self._call("chat.update", arguments))
 
-    def _reply(self, thread: "_Thread", card: Card, *, in_channel: bool = False) -> bool:
+    def _reply(self, thread: Thread, card: Card, *, in_channel: bool = False) -> bool:
         """Whether the thread is still there."""
         arguments = {"channel": thread.channel, "thread_ts": thread.number, **card.payload()}
         if in_channel:
@@ -288,45 +285,6 @@ class SlackListener:
             "Content-Type": "application/json; charset=utf-8",
             "User-Agent": user_agent(),
         }
-
-
-class _Thread(NamedTuple):
-    """A message in the channel, and what it says."""
-
-    channel: str
-    number: str
-    card: Card
-    since: float
-
-
-class _Threads:
-    """The threads that are not over, the latest 10,000 of them."""
-
-    def __init__(self) -> None:
-        self.reset()
-        _all_threads.add(self)
-
-    def reset(self) -> None:
-        """Forget everything: a forked child leaves it to its parent, whose threads may have held the lock."""
-        self._lock = RLock()
-        self._known: dict[tuple[str, str], _Thread] = {}
-
-    def get(self, key: tuple[str, str]) -> _Thread | None:
-        """The thread, if there is one."""
-        with self._lock:
-            return self._known.get(key)
-
-    def put(self, key: tuple[str, str], thread: _Thread) -> None:
-        """Remember it."""
-        with self._lock:
-            self._known[key] = thread
-            while len(self._known) > _THREADS:
-                del self._known[next(iter(self._known))]
-
-    def pop(self, key: tuple[str, str]) -> _Thread | None:
-        """Forget it."""
-        with self._lock:
-            return self._known.pop(key, None)
 
 
 def _figures(metrics: Metric | None, record: StateChanged | WouldOpen | Alert) -> tuple[str, ...]:
@@ -384,15 +342,3 @@ def _as_mention(value: Any) -> str:
     if not all(map(_MENTION.fullmatch, mention.split())):
         raise ValueError(f"{wanted}, got {_check.got(value)}")
     return " ".join(mention.split())
-
-
-_all_threads: "WeakSet[_Threads]" = WeakSet()
-
-
-def _after_fork() -> None:
-    for threads in list(_all_threads):
-        threads.reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import sys
 import threading
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, State
+from fluxgate._tasks import running_loop
 from fluxgate._worker import Worker
 from fluxgate.events import CallStarted, Event, EventsDropped, ListenerFailed, StateChanged
 from fluxgate.testing import EventRecorder
@@ -261,3 +262,14 @@ def test_a_span_that_cannot_say_its_ids_costs_no_event(monkeypatch: pytest.Monke
     CircuitBreaker("payments", bus=Bus(), listeners=[recorder]).force_open()
     (event,) = recorder.of(StateChanged)
     assert (event.trace_id, event.span_id) == (None, None)
+
+
+def test_nothing_fails_while_another_thread_imports_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module is there before what is in it: calls, controls and new circuits do without."""
+    monkeypatch.setitem(sys.modules, "asyncio", ModuleType("asyncio"))
+    recorder = EventRecorder(StateChanged)
+    cb = CircuitBreaker("payments", bus=Bus(), listeners=[recorder])
+    cb.force_open()
+    cb._core.deliver_soon()
+    assert [event.new_state for event in recorder.of(StateChanged)] == ["forced_open"]
+    assert running_loop() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -26,8 +27,30 @@ class Answer:
     """Cut the connection: before the answer, or after its chunks."""
     hang: bool = False
     """Say nothing until the service ends."""
+    raw: bytes | None = None
+    """These very bytes, instead of HTTP; then the connection is cut."""
     during: Callable[[], object] = lambda: None
     """Called before answering: a virtual delay is ``lambda: clock.advance(2)``."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request that came with a body."""
+
+    path: str
+    headers: Mapping[str, str]
+    """By name in lower case."""
+    body: bytes
+
+
+class _Server(ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client may leave before it has heard everything."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Service:
@@ -37,13 +60,11 @@ class Service:
         self.default = Answer()
         self.paths: list[str] = []
         """The paths that were asked for."""
+        self.received: list[Received] = []
+        """What was posted, in order."""
         self.script: deque[Answer] = deque()
         self.ending = threading.Event()
-        self._server = ThreadingTCPServer(("127.0.0.1", 0), self._handler(), bind_and_activate=False)
-        self._server.daemon_threads = True
-        self._server.request_queue_size = 64
-        self._server.server_bind()
-        self._server.server_activate()
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -63,13 +84,18 @@ class Service:
                 answer.during()
                 if answer.hang:
                     service.ending.wait(60)
-                if answer.hang or (answer.drop and answer.chunks is None):
+                if answer.raw is not None:
+                    self.wfile.write(answer.raw)
+                    self._cut()
+                elif answer.hang or (answer.drop and answer.chunks is None):
                     self._cut()
                 else:
                     self._send(answer)
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                service.received.append(Received(self.path, headers, body))
                 self.do_GET()
 
             def _send(self, answer: Answer) -> None:
