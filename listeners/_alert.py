@@ -22,19 +22,8 @@ class Alert(Record):
     """What a sink is given: something has begun to be wrong, or is over."""
 
     __slots__ = (
-        *(
-            "alert",
-            "status",
-            "severity",
-            "circuit_name",
-            "listener",
-            "summary",
-            "runbook",
-            "since",
-            "reason",
-            "metrics",
-        ),
-        *("failing_since", "last_error", "trace_id", "span_id", "timestamp", "fingerprint"),
+        *("alert", "status", "severity", "circuit_name", "listener", "summary", "runbook", "since", "reason"),
+        *("metrics", "failing_since", "last_error", "trace_id", "span_id", "timestamp", "fingerprint"),
     )
 
     alert: str
@@ -108,7 +97,9 @@ def as_sink(value: Any, author: str) -> Sink:
         return _LogSink(LogWriter(value, author))
     if not callable(value) and is_logger(value):
         return _LogSink(StructlogWriter(value, ALERT_LOGGER, author))
-    if is_async(_check.function(value, "sink")):
+    if not callable(value):
+        raise TypeError(f"sink must be a logger or a callable, got {_check.got(value)}")
+    if is_async(value):
         raise TypeError(f"sink must be a plain callable, got the coroutine function {_check.title(value)}")
     return value  # type: ignore[no-any-return]
 

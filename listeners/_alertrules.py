@@ -1,18 +1,13 @@
 """The rules of alerts, each an immutable value that says when its alert fires and when it resolves."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 
-from fluxgate import _check
+from fluxgate import CircuitBreakerInfo, _check
 from fluxgate._record import Record
-from fluxgate.events import (
-    CallRejected,
-    CircuitCreated,
-    CircuitRetired,
-    Event,
-    EventsDropped,
-    ListenerFailed,
-    StateChanged,
-)
+from fluxgate.events import CallRejected, CircuitRetired, Event, EventsDropped, ListenerFailed, StateChanged
+from fluxgate.metric import Metric
+from fluxgate.state import State
 from fluxgate.trippers import AvgLatency, MinRequests, SlowRate
 
 from ._alertwatch import OUT, REFUSING, Failures, Flaps, Losses, Outage, Rejections, Slowness, Watch
@@ -28,7 +23,7 @@ from .names import (
     Severity,
 )
 
-_OF_CIRCUITS = (CircuitCreated, CircuitRetired)
+_JUDGED = frozenset((State.CLOSED, State.METRICS_ONLY))
 _LOOKS = 10  # in the time that a circuit may be slow
 
 
@@ -40,8 +35,6 @@ class AlertRule(Record):
     """Its name, usual severity and runbook."""
     events: ClassVar[tuple[type[Event], ...]] = ()
     """What it needs to be told."""
-    looks: ClassVar[bool] = False
-    """Whether a look at a circuit can show what no event has told."""
     severity: Severity
 
     def __init__(self, **values: Any) -> None:
@@ -55,6 +48,10 @@ class AlertRule(Record):
     def watch(self) -> Watch:
         """A watch that has seen nothing yet."""
         raise NotImplementedError
+
+    def concerns(self, infos: Sequence[CircuitBreakerInfo]) -> bool:
+        """Whether a look at the circuits of a name shows something to watch."""
+        return False
 
     def _severity(self, severity: Severity | None) -> Severity:
         if severity is None:
@@ -86,14 +83,16 @@ class CircuitOpen(AlertRule):
 
     __slots__ = ("severity",)
     alert = CIRCUIT_OPEN
-    looks = True
-    events = (StateChanged, *_OF_CIRCUITS)
+    events = (StateChanged, CircuitRetired)
 
     def __init__(self, severity: Severity | None = None) -> None:
         super().__init__(severity=self._severity(severity))
 
     def watch(self) -> Watch:
         return Outage(REFUSING)
+
+    def concerns(self, infos: Sequence[CircuitBreakerInfo]) -> bool:
+        return any(info.state in REFUSING for info in infos)
 
 
 class CircuitStuckOpen(AlertRule):
@@ -120,8 +119,7 @@ class CircuitStuckOpen(AlertRule):
 
     __slots__ = ("for_", "severity")
     alert = CIRCUIT_STUCK_OPEN
-    looks = True
-    events = (StateChanged, *_OF_CIRCUITS)
+    events = (StateChanged, CircuitRetired)
     for_: float
 
     def __init__(self, for_: float = 300.0, severity: Severity | None = None) -> None:
@@ -129,6 +127,9 @@ class CircuitStuckOpen(AlertRule):
 
     def watch(self) -> Watch:
         return Outage(OUT, self.for_)
+
+    def concerns(self, infos: Sequence[CircuitBreakerInfo]) -> bool:
+        return any(info.state in OUT for info in infos)
 
 
 class CircuitFlapping(AlertRule):
@@ -156,7 +157,7 @@ class CircuitFlapping(AlertRule):
 
     __slots__ = ("changes", "within", "severity")
     alert = CIRCUIT_FLAPPING
-    events = (StateChanged, *_OF_CIRCUITS)
+    events = (StateChanged,)
     changes: int
     within: float
 
@@ -198,7 +199,7 @@ class RejectingCalls(AlertRule):
 
     __slots__ = ("rate", "within", "severity")
     alert = REJECTING_CALLS
-    events = (StateChanged, CallRejected, *_OF_CIRCUITS)
+    events = (StateChanged, CallRejected)
     rate: float
     within: float
 
@@ -220,7 +221,6 @@ class ListenerFailing(AlertRule):
     counts   each listener by its name, whatever circuit it fails over; the rules of a circuit by their kind
     fires    at the failure that makes `failures` of them within `within` seconds, first and last included
     resolves once there was none for `within` seconds, or, for a circuit's rule, the circuit retires
-    never    over the failures of `AlertListener` itself: it would go the way that has just failed
     ======== ==========================================================================================================
 
     `since` is the first of the failures that count, `circuit_name` the circuit over which the last of them happened.
@@ -239,7 +239,7 @@ class ListenerFailing(AlertRule):
 
     __slots__ = ("failures", "within", "severity")
     alert = LISTENER_FAILING
-    events = (ListenerFailed, CircuitRetired)
+    events = (ListenerFailed,)
     failures: int
     within: float
 
@@ -319,8 +319,6 @@ class SlowCircuit(AlertRule):
 
     __slots__ = ("slow_rate", "avg_duration", "min_calls", "for_", "severity")
     alert = SLOW_CIRCUIT
-    looks = True
-    events = _OF_CIRCUITS
     slow_rate: float | None
     avg_duration: float | None
     min_calls: int
@@ -349,10 +347,24 @@ class SlowCircuit(AlertRule):
         return self.for_ / _LOOKS
 
     def watch(self) -> Watch:
+        return Slowness(self._is_slow, self._explain, self.for_)
+
+    def concerns(self, infos: Sequence[CircuitBreakerInfo]) -> bool:
+        return any(map(self._is_slow, infos))
+
+    def _is_slow(self, info: CircuitBreakerInfo) -> bool:
+        sums = info.metrics
+        if info.state not in _JUDGED or sums.total_count < max(self.min_calls, 1):
+            return False
+        shares = ((sums.slow_rate, self.slow_rate), (sums.avg_duration, self.avg_duration))
+        return any(value is not None and limit is not None and value >= limit for value, limit in shares)
+
+    def _explain(self, sums: Metric) -> str:
+        """In the words of the trippers that say the same."""
         rate = None if self.slow_rate is None else SlowRate(self.slow_rate)
         mean = None if self.avg_duration is None else AvgLatency(self.avg_duration)
         either: Any = rate | mean if rate and mean else rate or mean
-        return Slowness(MinRequests(self.min_calls) & either, self.for_)
+        return str((MinRequests(self.min_calls) & either).explain(sums, State.CLOSED, 0))
 
 
 DEFAULT_ALERTS: tuple[AlertRule, ...] = (

@@ -4,16 +4,24 @@ A watch is told what happens and decides in `tick`; it knows no lock, no thread 
 monotonic clock, so that no circuit's wall clock can shorten or prolong anything; Unix times are for people to read.
 """
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxgate import CircuitBreakerInfo
 from fluxgate._text import seconds_in_words
-from fluxgate.events import CallRejected, Event, EventsDropped, LastError, ListenerFailed, StateChanged
+from fluxgate.events import (
+    CallRejected,
+    CircuitRetired,
+    Event,
+    EventsDropped,
+    LastError,
+    ListenerFailed,
+    StateChanged,
+)
 from fluxgate.metric import Metric
 from fluxgate.state import State, Trigger
-from fluxgate.trippers import Tripper
 
 from ._render import printable
 from .names import Severity
@@ -23,8 +31,8 @@ if TYPE_CHECKING:
 
 OUT = frozenset((State.OPEN, State.HALF_OPEN))
 REFUSING = OUT | {State.FORCED_OPEN}
-_JUDGED = frozenset((State.CLOSED, State.METRICS_ONLY))
 _SLICES = 10
+_ROUNDING = 1e-9
 
 
 class Findings(NamedTuple):
@@ -67,7 +75,7 @@ def _calls(count: int) -> str:
 class Watch:
     """One rule's view of one circuit or listener."""
 
-    __slots__ = ("doubtful", "findings", "firing", "over")
+    __slots__ = ("findings", "firing", "over", "seen")
 
     def __init__(self) -> None:
         self.findings: Findings | None = None
@@ -76,15 +84,14 @@ class Watch:
         """How that ended, in a sentence."""
         self.firing: Alert | None = None
         """What was told last, until it resolves."""
-        self.doubtful = False
-        """Several circuits have this name: no event alone says how things stand, the circuits must be looked at."""
+        self.seen = False
+        """What it knows comes from a look at the circuits as well, and what they did before may still be told."""
 
     def on(self, event: Any, now: float) -> None:
         """Something happened."""
 
-    def look(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
+    def see(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
         """How the living circuits of the name stand: one, usually."""
-        self.doubtful = len(infos) > 1
 
     def tick(self, now: float) -> None:
         """Decide."""
@@ -99,60 +106,68 @@ class Watch:
 
 
 class Outage(Watch):
-    """A circuit from when it opens until it has closed, or somebody has taken it in hand."""
+    """The circuits of a name from when the first of them opens until the last has closed, or is in somebody's hands."""
 
-    __slots__ = ("_outage", "_states", "_wait")
+    __slots__ = ("_began", "_found", "_out", "_states", "_wait")
 
     def __init__(self, states: frozenset[State], wait: float = 0.0) -> None:
         super().__init__()
         self._states = states
         self._wait = wait
-        self._outage: tuple[float, Findings] | None = None  # when it began, and what there is to tell of it
+        self._out = 0  # circuits
+        self._began = 0.0
+        self._found: Findings | None = None
 
     def on(self, event: Any, now: float) -> None:
-        if not isinstance(event, StateChanged):
-            return
-        if self._outage is not None and event.old_state not in REFUSING:
-            self.doubtful = True  # it moved from where ours was not
-        if event.new_state not in self._states:
-            if not self.doubtful:
-                self._finish(f"circuit {event.circuit_name!r} is {event.new_state}: {event.reason}", now)
-        elif event.new_state is not State.HALF_OPEN:
-            self._begin(event.circuit_name, event.new_state, event.timestamp, now, _explanation(event))
+        name = event.circuit_name
+        if isinstance(event, CircuitRetired):
+            if event.state in self._states:
+                self._leave(f"circuit {name!r} has retired", now)
+        elif isinstance(event, StateChanged):
+            if event.new_state not in self._states:
+                if event.old_state in self._states:
+                    self._leave(f"circuit {name!r} is {event.new_state}: {event.reason}", now)
+            elif event.old_state not in self._states or not self._out:
+                self._out += 1
+                opening = None if event.new_state is State.HALF_OPEN else event
+                self._begin(name, event.new_state, event.timestamp, now, _explanation(opening))
 
-    def look(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
-        super().look(infos, now, wall)
-        out = next((info for info in infos if info.state in self._states), None)
-        if out is None:
-            self._finish(f"circuit {infos[0].name!r} is {infos[0].state}", now)
+    def see(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
+        self.seen = True
+        out = [info for info in infos if info.state in self._states]
+        self._out = len(out)
+        if out:
+            opened_it = out[0].metrics if out[0].state is State.OPEN else None
+            self._begin(out[0].name, out[0].state, out[0].changed_at, now, {"metrics": opened_it})
         else:
-            opened_it = out.metrics if out.state is State.OPEN else None
-            self._begin(out.name, out.state, out.changed_at, now, {"metrics": opened_it})
+            self._finish(f"circuit {infos[0].name!r} is {infos[0].state}", now)
 
     def _begin(self, name: str, state: State, since: float, now: float, explanation: dict[str, Any]) -> None:
-        if self._outage is None:
+        if self._found is None:
             severity: Severity | None = "info" if state is State.FORCED_OPEN else None
             words = "forced open" if severity else "open"
-            findings = Findings(name, f"circuit {name!r} is {words}", since, severity=severity, **explanation)
-            self._outage = (now, findings)
+            self._found = Findings(name, f"circuit {name!r} is {words}", since, severity=severity, **explanation)
+            self._began = now
+
+    def _leave(self, text: str, now: float) -> None:
+        self._out = max(self._out - 1, 0)
+        if not self._out:
+            self._finish(text, now)
 
     def _finish(self, text: str, now: float) -> None:
-        if self._outage is not None:
-            self.end(f"{text}; it lasted {seconds_in_words(now - self._outage[0])}")
-            self._outage = None
+        if self._found is not None:
+            self.end(f"{text}; it lasted {seconds_in_words(now - self._began)}")
+            self._found = None
 
     def tick(self, now: float) -> None:
-        if self._outage is None or self.findings is not None:
-            return
-        began, findings = self._outage
-        if now - began >= self._wait:
-            text = findings.summary
+        if self._found is not None and self.findings is None and now - self._began >= self._wait:
+            text = self._found.summary
             if self._wait:
-                text = f"circuit {findings.circuit_name!r} has not closed for {seconds_in_words(now - began)}"
-            self.findings = findings._replace(summary=printable(text + _because(findings.reason)))
+                text = f"circuit {self._found.circuit_name!r} has not closed for {seconds_in_words(now - self._began)}"
+            self.findings = self._found._replace(summary=printable(text + _because(self._found.reason)))
 
     def idle(self, now: float) -> bool:
-        return self._outage is None
+        return self._found is None
 
 
 class Burst(Watch):
@@ -240,7 +255,8 @@ class Losses(Burst):
 
     def on(self, event: Any, now: float) -> None:
         if isinstance(event, EventsDropped) and self.count(event, now):
-            text = f"listener {event.listener} is too slow: {event.count} events of its queue went unseen"
+            went = "1 event of its queue" if event.count == 1 else f"{event.count} events of its queue"
+            text = f"listener {event.listener} is too slow: {went} went unseen"
             self.findings = Findings(event.circuit_name, printable(text), self.since, listener=event.listener)
 
     def calm(self, findings: Findings) -> str:
@@ -250,12 +266,13 @@ class Losses(Burst):
 class Rejections(Watch):
     """Calls that a circuit refuses, counted in slices of time, so that a million of them take no more room than ten."""
 
-    __slots__ = ("_count", "_opening", "_rate", "_since", "_slices", "_within")
+    __slots__ = ("_count", "_limit", "_opening", "_rate", "_since", "_slices", "_within")
 
     def __init__(self, rate: float, within: float) -> None:
         super().__init__()
         self._rate = rate
         self._within = within
+        self._limit = max(math.ceil(rate * within - _ROUNDING), 1)
         self._count = 0
         self._since = 0.0
         self._slices: deque[list[int]] = deque()  # number of the slice, and how many were refused in it
@@ -270,28 +287,31 @@ class Rejections(Watch):
         elif isinstance(event, CallRejected) and event.state is not State.FORCED_OPEN:
             self._forget(now)
             self._since = self._since if self._count else event.timestamp
-            number = int(now * _SLICES // self._within)
+            number = self._slice_of(now)
             if not self._slices or self._slices[-1][0] != number:
                 self._slices.append([number, 0])
             self._slices[-1][1] += 1
             self._count += 1
-            if self.findings is None and self._count >= self._rate * self._within:
-                self._found(event.circuit_name)
+            if self.findings is None and self._count >= self._limit:
+                self._find(event.circuit_name)
 
-    def _found(self, name: str) -> None:
+    def _find(self, name: str) -> None:
         told = _explanation(self._opening)
         text = f"circuit {name!r} refused {_calls(self._count)} within {seconds_in_words(self._within)}"
         text += f" (limit {self._rate:g} a second){_because(told.get('reason'))}"
         self.findings = Findings(name, printable(text), self._since, **told)
 
+    def _slice_of(self, now: float) -> int:
+        return int(now * _SLICES // self._within)
+
     def _forget(self, now: float) -> None:
-        oldest = int(now * _SLICES // self._within) - _SLICES
+        oldest = self._slice_of(now) - _SLICES
         while self._slices and self._slices[0][0] <= oldest:
             self._count -= self._slices.popleft()[1]
 
     def tick(self, now: float) -> None:
         self._forget(now)
-        if self.findings is not None and 2 * self._count < self._rate * self._within:
+        if self.findings is not None and 2 * self._count < self._limit:
             text = f"circuit {self.findings.circuit_name!r} refused {_calls(self._count)}"
             self.end(f"{text} within {seconds_in_words(self._within)}, less than half the limit")
 
@@ -300,47 +320,44 @@ class Rejections(Watch):
 
 
 class Slowness(Watch):
-    """A circuit whose window meets `judge`, a tripper, for `for_` seconds; over after as long without."""
+    """A circuit that `is_slow` for `for_` seconds; over after as long without."""
 
-    __slots__ = ("_calm_since", "_for", "_heard_at", "_judge", "_metrics", "_since", "_slow_since")
+    __slots__ = ("_calm_since", "_changed_at", "_explain", "_for", "_is_slow", "_metrics", "_since", "_slow_since")
 
-    def __init__(self, judge: Tripper, for_: float) -> None:
+    def __init__(
+        self, is_slow: Callable[[CircuitBreakerInfo], bool], explain: Callable[[Metric], str], for_: float
+    ) -> None:
         super().__init__()
-        self._judge = judge
+        self._is_slow = is_slow
+        self._explain = explain
         self._for = for_
         self._slow_since: float | None = None
         self._since = 0.0
         self._calm_since: float | None = None
-        self._metrics: Metric | None = None
-        self._heard_at = 0.0
+        self._metrics: Metric | None = None  # the last that were slow, and since when they are these
+        self._changed_at = 0.0
 
-    def look(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
-        super().look(infos, now, wall)
-        slow = next(
-            (info for info in infos if info.state in _JUDGED and self._judge(info.metrics, info.state, 0)), None
-        )
+    def see(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
+        slow = next((info for info in infos if self._is_slow(info)), None)
         if slow is not None and slow.metrics != self._metrics:
-            self._metrics, self._heard_at = slow.metrics, now
-        if slow is not None and now - self._heard_at < self._for:
+            self._metrics, self._changed_at = slow.metrics, now
+        if slow is not None and now - self._changed_at < self._for:
             self._calm_since = None
             if self._slow_since is None:
                 self._slow_since, self._since = now, wall
             elif self.findings is None and now - self._slow_since >= self._for:
-                self._find(slow)
+                reason = self._explain(slow.metrics)
+                text = printable(f"circuit {slow.name!r} is slow: {reason}")
+                self.findings = Findings(slow.name, text, self._since, reason=reason, metrics=slow.metrics)
         elif self.findings is None:
-            self._slow_since = self._metrics = None
+            self._slow_since = None
         elif slow is None and any(info.state in OUT for info in infos):
             self._calm_since = None  # nobody knows: it hardly calls
         elif self._calm_since is None:
             self._calm_since = now
         elif now - self._calm_since >= self._for:
-            self._slow_since = self._metrics = self._calm_since = None
+            self._slow_since = None
             self.end(f"circuit {infos[0].name!r} has not been slow for {seconds_in_words(self._for)}")
-
-    def _find(self, slow: CircuitBreakerInfo) -> None:
-        reason = str(self._judge.explain(slow.metrics, slow.state, 0))
-        text = printable(f"circuit {slow.name!r} is slow: {reason}")
-        self.findings = Findings(slow.name, text, self._since, reason=reason, metrics=slow.metrics)
 
     def idle(self, now: float) -> bool:
         return self._slow_since is None

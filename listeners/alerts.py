@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context, copy_context
 from threading import RLock
 from typing import Any
@@ -14,15 +14,7 @@ from fluxgate._clock import Clock, as_clock
 from fluxgate._functions import refuse_coroutine
 from fluxgate._subscription import Delivery
 from fluxgate._text import error_text
-from fluxgate.events import (
-    EVENT_TYPES,
-    CircuitCreated,
-    CircuitRetired,
-    Event,
-    EventsDropped,
-    ListenerFailed,
-    StateChanged,
-)
+from fluxgate.events import EVENT_TYPES, CircuitRetired, Event, EventsDropped, ListenerFailed, StateChanged
 
 from ._alert import Alert, as_sink, several
 from ._alertrules import (
@@ -37,9 +29,7 @@ from ._alertrules import (
     SlowCircuit,
 )
 from ._alertwatch import Watch
-from .names import (
-    RUNBOOKS,
-)
+from .names import RUNBOOKS
 
 __all__ = [
     "DEFAULT_ALERTS",
@@ -55,6 +45,7 @@ __all__ = [
     "SlowCircuit",
 ]
 
+_ALWAYS = (CircuitRetired, EventsDropped)  # whatever the rules: what is gone, and what was missed
 _LONGEST_TICK = 1.0  # seconds
 _SHORTEST_TICK = 0.05
 _TICKS = 10  # in the shortest time that a rule names
@@ -76,6 +67,9 @@ class AlertListener:
     comes next: it forgets, and begins anew where it is attached again. A forked child begins anew as well. A circuit
     that is open when the listener is attached fires at the listener's first look, which follows at once.
 
+    An alert is given to each sink once. What a sink raises becomes `ListenerFailed`, keeps the alert from no other
+    sink, and does not bring it back: one that wants another try makes it itself, as the webhook and Slack do.
+
     `fluxgate.observe` does not attach it: where alerts go, and at which figures, is for somebody to decide who will
     answer them.
 
@@ -83,27 +77,33 @@ class AlertListener:
         rules: At most one of each kind.
         sink: Where alerts go: a structlog or standard logger, a callable that takes an `Alert`, or several in a list.
             The default is the logger ``fluxgate.alerts`` of structlog where that is installed, else of `logging`.
-            Each gets every alert, whatever another does with it; what they raise becomes `ListenerFailed`. If one asks
-            for ``delivery = "background"``, as the webhook and Slack do, so does the listener. A sink's ``close()`` is
-            called when the listener is detached.
+            If one asks for ``delivery = "background"``, as the webhook and Slack do, so does the listener. A sink's
+            ``close()`` is called when the listener is detached.
         runbooks: What comes before a runbook's page, usually a URL; relative to the distribution unless told otherwise.
-        clock: Has ``monotonic()`` and ``time()``; the `time` module.
+        clock: For tests: an object with ``monotonic()`` and ``time()`` in place of the `time` module. Nobody can tell
+            when its seconds have passed, so no thread looks: call `tick`.
 
     Raises:
         TypeError, ValueError: An argument is not what it must be; the text quotes it.
 
     >>> from fluxgate import Bus, CircuitBreaker, FailureStreak
     >>> from fluxgate.testing import VirtualClock
-    >>> alerts = AlertListener([CircuitOpen()], sink=lambda alert: print(alert.status, alert.severity, alert.summary))
-    >>> cb = CircuitBreaker(
-    ...     "payments", tripper=FailureStreak(1), listeners=[alerts], bus=Bus(), clock=VirtualClock()
+    >>> clock = VirtualClock()
+    >>> alerts = AlertListener(
+    ...     [CircuitOpen(), CircuitStuckOpen(for_=300)],
+    ...     sink=lambda alert: print(alert.status, alert.severity, alert.summary),
+    ...     clock=clock,
     ... )
+    >>> cb = CircuitBreaker("payments", tripper=FailureStreak(1), listeners=[alerts], bus=Bus(), clock=clock)
     >>> cb.call_with_fallback(int, lambda error: 0, "ten euros")
     firing warning circuit 'payments' is open: 1 failure in a row (limit 1)
     0
-    >>> cb.force_open()  # somebody takes a look: nothing new
-    >>> cb.reset()  # doctest: +ELLIPSIS
-    resolved warning circuit 'payments' is closed: reset by hand; it lasted ... s
+    >>> clock.advance(300)  # and nobody calls
+    >>> alerts.tick()
+    firing critical circuit 'payments' has not closed for 300 s: 1 failure in a row (limit 1)
+    >>> cb.reset()
+    resolved warning circuit 'payments' is closed: reset by hand; it lasted 300 s
+    resolved critical circuit 'payments' is closed: reset by hand; it lasted 300 s
     """
 
     def __init__(
@@ -118,33 +118,44 @@ class AlertListener:
         self._by_event = {
             kind: tuple(rule for rule in self._rules.values() if kind in rule.events) for kind in EVENT_TYPES
         }
+        self._sampling = [rule for rule in self._rules.values() if rule.looks_every is not None]
+        self._every = min((rule.looks_every or 0.0 for rule in self._sampling), default=0.0)
         self._name = type(self).__qualname__  # as the bus names it
         self._runbooks = _check.name(runbooks, "runbooks").rstrip("/") + "/"
         self._clock = as_clock(clock)
+        self._ticks = self._clock is as_clock(None)
         self._given = several(sink)
         self._sinks = [as_sink(each, type(self).__name__) for each in self._given]
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self._forget()
-        self._begin()
+        self.reset()
         _all_listeners.add(self)
 
-    def _begin(self) -> None:
+    def reset(self) -> None:
+        """Begin anew: a forked child leaves what was going on to its parent, whose threads may have held the lock."""
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
         self._outbox: deque[tuple[Alert, Context]] = deque()
         self._telling = False
-        self._looks: dict[int, set[str]] = {}  # the names that were heard of while somebody is looking
+        self._looking = False
+        self._forget()
 
     def _forget(self) -> None:
         self._watches: dict[str, dict[tuple[str, str], Watch]] = {}  # by circuit, or "" where it is about a listener
-        self._observing: int | None = None  # how many subscriptions at the last look at everything
+        self._doubts: set[str] = set()
+        """Names at whose circuits the next tick must look, since events alone do not tell how they stand."""
+        self._retired: set[str] = set()
+        """Of these, the names of which a circuit has retired."""
+        self._anew = True
+        """The next tick must look at all circuits."""
+        self._observing = 0  # subscriptions at the last look
         self._looked_at = 0.0
+        self._moved: set[str] | None = None  # names that were heard of since a look began, while it goes on
 
     # -- what the bus asks ----------------------------------------------------------------------------------------
 
     @property
     def events(self) -> tuple[type[Event], ...]:
         """The types that the rules need."""
-        return tuple(kind for kind, rules in self._by_event.items() if rules)
+        return tuple(kind for kind, rules in self._by_event.items() if rules or kind in _ALWAYS)
 
     @property
     def delivery(self) -> Delivery:
@@ -158,109 +169,113 @@ class AlertListener:
         return self
 
     @property
-    def tick_interval(self) -> float:
-        """Seconds: a tenth of the shortest time that a rule names, from 0.05 to 1."""
+    def tick_interval(self) -> float | None:
+        """Seconds: a tenth of the shortest time that a rule names, from 0.05 to 1; ``None`` with a clock for tests."""
         times = [getattr(rule, key, _TICKS) for rule in self._rules.values() for key in ("for_", "within")]
-        return max(min(min(times) / _TICKS, _LONGEST_TICK), _SHORTEST_TICK)
+        return max(min(min(times) / _TICKS, _LONGEST_TICK), _SHORTEST_TICK) if self._ticks else None
 
     def attached(self, subscription: Subscription) -> None:
         """The next tick, which follows at once, looks at its circuits."""
         with self._lock:
             self._subscriptions.add(subscription)
-            self._observing = None
+            self._anew = True
 
     def close(self) -> None:
         """Forget, and close the sinks; the bus calls it when the listener is detached for the last time."""
+        wall = self._clock.time()
         with self._lock:
+            for name in self._retired:
+                self._drop(name, "has retired", wall)
             self._forget()
-        _do_all([sink.close for sink in self._given if callable(getattr(sink, "close", None))])
+        closing = [sink.close for sink in self._given if callable(getattr(sink, "close", None))]
+        _do_all([self._tell, *closing])
 
     def __call__(self, event: Event) -> None:
-        now = self._clock.monotonic()
+        now, wall = self._clock.monotonic(), self._clock.time()
         with self._lock:
-            doubtful = self._hear(event, now)
-        if doubtful:
-            self._look({event.circuit_name})
+            self._hear(event, now, wall)
         self._tell()
 
     def tick(self) -> None:
         """Look at the time, and at the circuits where events do not tell it all; the bus calls it."""
-        now = self._clock.monotonic()
-        sampling = [rule for rule in self._rules.values() if rule.looks_every is not None]
         with self._lock:
-            observing = len(self._active())
-            anew, self._observing = observing != self._observing, observing
-            doubtful = {name for name, watches in self._watches.items() if _is_doubtful(watches)}
-            due = any(now - self._looked_at >= (rule.looks_every or 0) for rule in sampling)
-            if anew or due:
-                self._looked_at = now
-        if anew:
-            self._look()
-        elif doubtful:
-            self._look(doubtful)
-        if due and not anew:
-            self._look(rules=sampling)
+            looks, self._looking = not self._looking, True
+        if looks:
+            try:
+                self._look()
+            finally:
+                self._looking = False
+        now, wall = self._clock.monotonic(), self._clock.time()
         with self._lock:
             for circuit, watches in list(self._watches.items()):
                 for name, part in list(watches):
-                    self._judge(self._rules[name], circuit, part, now)
+                    self._judge(self._rules[name], circuit, part, now, wall)
         self._tell()
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
-    def _hear(self, event: Event, now: float) -> bool:
-        """Take in an event; whether the circuits of its name must be looked at."""
-        name, part = event.circuit_name, ""
+    def _hear(self, event: Event, now: float, wall: float) -> None:
+        """Take in an event."""
+        circuit, part = event.circuit_name, ""
         if isinstance(event, ListenerFailed):
-            if (event.role, event.listener) == ("listener", self._name):
-                return False
-            name, part = ("", event.listener) if event.role == "listener" else (name, event.role)
+            circuit, part = ("", event.listener) if event.role == "listener" else (circuit, event.role)
         elif isinstance(event, EventsDropped):
-            name, part = "", event.listener
-            if part == self._name:
-                self._observing = None  # what went may have been news: the next tick looks
-        watches = self._watches.get(name, {})
-        moves = isinstance(event, (StateChanged, CircuitCreated, CircuitRetired))
-        if moves:
-            for heard in self._looks.values():
-                heard.add(name)
-        if isinstance(event, CircuitCreated):
-            for watch in watches.values():
-                watch.doubtful = True  # it is the second of that name
-        elif isinstance(event, CircuitRetired):
-            if not _is_doubtful(watches):
-                self._drop(name, "has retired")
-        else:
-            for rule in self._by_event[type(event)]:
-                self._judge(rule, name, part, now, event)
-        return moves and _is_doubtful(watches)
+            circuit, part = "", event.listener
+            self._anew = self._anew or part == self._name  # what went may have been news
+        elif isinstance(event, (StateChanged, CircuitRetired)):
+            self._note_move(event)
+        for rule in self._by_event.get(type(event), ()):
+            self._judge(rule, circuit, part, now, wall, event)
 
-    def _look(self, names: set[str] | None = None, rules: Sequence[AlertRule] | None = None) -> None:
-        """See how the circuits of these names stand, or all circuits; forget those that are gone."""
-        heard: set[str] = set()
-        with self._lock:
-            self._looks[id(heard)] = heard
-            subscriptions = self._active()
-        try:
-            seen = _infos(subscriptions, names)
-        finally:
-            with self._lock:
-                self._looks.pop(id(heard), None)
+    def _note_move(self, event: StateChanged | CircuitRetired) -> None:
+        name = event.circuit_name
+        watches = self._watches.get(name, {})
+        if self._moved is not None:
+            self._moved.add(name)
+        if isinstance(event, CircuitRetired) and watches:
+            self._retired.add(name)
+            self._doubts.add(name)  # another of that name may be left
+        elif any(watch.seen for watch in watches.values()):
+            self._doubts.add(name)  # it may have come before what was seen, or be of another of that name
+
+    def _look(self) -> None:
+        """See how the circuits stand: all of them, or those in doubt, or none where there is nothing to be seen."""
         now = self._clock.monotonic()
-        looking = [rule.alert.name for rule in (self._rules.values() if rules is None else rules) if rule.looks]
         with self._lock:
-            if heard and names is None and rules is None:
-                self._observing = None
-            for name in dict.fromkeys((*seen, *(self._watches if names is None else names))):
-                watches = self._watches.get(name, {})
-                if name in heard or not name:
-                    continue  # what was heard of meanwhile is newer than what was seen
-                if name in seen:
-                    known = watches if rules is None else ()
-                    for alert, part in dict.fromkeys((*((alert, "") for alert in looking), *known)):
-                        self._judge(self._rules[alert], name, part, now, infos=seen[name])
-                elif rules is None:
-                    self._drop(name, "is gone")
+            subscriptions = [each for each in self._subscriptions if each.active]
+            anew = self._anew or len(subscriptions) != self._observing
+            due = bool(self._sampling) and now - self._looked_at >= self._every
+            doubts = set(self._doubts)
+            if not (anew or due or doubts):
+                return
+            self._anew = False
+            self._moved = set()
+        try:
+            seen = _infos(subscriptions, None if anew or due else doubts)
+        except BaseException:
+            self._anew, self._moved = True, None
+            raise
+        now, wall = self._clock.monotonic(), self._clock.time()
+        with self._lock:
+            moved, self._moved = self._moved or set(), None
+            asked = set(self._watches) - {""} | set(seen) if anew else doubts
+            # What was heard of meanwhile is newer than what was seen: another look at that will tell.
+            self._doubts = self._doubts - doubts | (moved & asked)
+            gone, self._retired = self._retired, self._retired & self._doubts
+            self._observing = len(subscriptions)
+            if anew or due:
+                self._looked_at = now
+            for name, infos in seen.items():
+                if name not in moved:
+                    self._see(name, infos, now, wall, whole=name in asked)
+            for name in asked - set(seen) - moved:
+                self._drop(name, "has retired" if name in gone else "is no longer observed", wall)
+
+    def _see(self, name: str, infos: Sequence[CircuitBreakerInfo], now: float, wall: float, *, whole: bool) -> None:
+        known = self._watches.get(name, {})
+        for rule in self._rules.values() if whole else self._sampling:
+            if (rule.alert.name, "") in known or rule.concerns(infos):
+                self._judge(rule, name, "", now, wall, infos=infos)
 
     def _judge(
         self,
@@ -268,6 +283,7 @@ class AlertListener:
         circuit: str,
         part: str,
         now: float,
+        wall: float,
         event: Event | None = None,
         infos: Sequence[CircuitBreakerInfo] = (),
     ) -> None:
@@ -280,42 +296,38 @@ class AlertListener:
         if event is not None:
             watch.on(event, now)
         if infos:
-            watch.look(infos, now, self._clock.time())
+            watch.see(infos, now, wall)
         watch.tick(now)
-        self._settle(rule, watch, circuit, part)
+        self._settle(rule, watch, circuit, part, wall)
         if watch.firing is None and watch.idle(now):
-            watches.pop(key, None)
+            del watches[key]
             if not watches:
-                self._watches.pop(circuit, None)
+                del self._watches[circuit]
 
-    def _settle(self, rule: AlertRule, watch: Watch, circuit: str, part: str) -> None:
+    def _settle(self, rule: AlertRule, watch: Watch, circuit: str, part: str, wall: float) -> None:
         """Tell what has changed."""
-        if (watch.findings is None) == (watch.firing is None):
-            return
-        if watch.findings is not None:
+        if watch.findings is not None and watch.firing is None:
             found: Any = watch.findings._replace(severity=watch.findings.severity or rule.severity)._asdict()
             alert = watch.firing = Alert(
                 **found,
                 alert=rule.alert.name,
                 status="firing",
                 runbook=self._runbooks + rule.alert.runbook,
-                timestamp=self._clock.time(),
+                timestamp=wall,
                 fingerprint=_fingerprint(rule.alert.name, circuit, part),
             )
-        else:
-            assert watch.firing is not None
-            alert = watch.firing.__replace__(status="resolved", summary=watch.over, timestamp=self._clock.time())
+        elif watch.findings is None and watch.firing is not None:
+            alert = watch.firing.__replace__(status="resolved", summary=watch.over, timestamp=wall)
             watch.firing = None
+        else:
+            return
         self._outbox.append((alert, copy_context()))
 
-    def _drop(self, circuit: str, why: str) -> None:
-        """A circuit is no more."""
+    def _drop(self, circuit: str, why: str, wall: float) -> None:
+        """No circuit of that name is left."""
         for (name, part), watch in self._watches.pop(circuit, {}).items():
             watch.end(f"circuit {circuit!r} {why}")
-            self._settle(self._rules[name], watch, circuit, part)
-
-    def _active(self) -> list[Subscription]:
-        return [each for each in self._subscriptions if each.active]
+            self._settle(self._rules[name], watch, circuit, part, wall)
 
     # -- telling --------------------------------------------------------------------------------------------------
 
@@ -348,23 +360,10 @@ class AlertListener:
             self._telling = False
             return None
 
-    # -- forks ----------------------------------------------------------------------------------------------------
-
-    def before_fork(self) -> None:
-        """Hold the lock while the process forks, so that the child finds the listener whole."""
-        self._lock.acquire()
-
-    def after_fork(self, *, child: bool) -> None:
-        """Release it; the child begins anew, and what was to be told is told by the parent."""
-        if child:
-            self._forget()
-            self._outbox.clear()
-            self._looks.clear()
-            self._telling = False
-        self._lock.release()
-
 
 def _by_name(rules: Any) -> dict[str, AlertRule]:
+    if isinstance(rules, AlertRule):
+        raise TypeError(f"rules must be an iterable, such as a list of one, got {_check.got(rules)}")
     known: dict[str, AlertRule] = {}
     for rule in _check.several(rules, "rules"):
         if not isinstance(_check.instance(rule, "rules", "alert rules"), AlertRule):
@@ -378,23 +377,13 @@ def _by_name(rules: Any) -> dict[str, AlertRule]:
 
 
 def _infos(subscriptions: Iterable[Subscription], names: set[str] | None) -> dict[str, list[CircuitBreakerInfo]]:
-    """The circuits that are alive by their names."""
-    circuits: list[Any] = []
-    for subscription in subscriptions:
-        core = subscription.core
-        circuits += subscription.circuits() if core is None else [] if core.retired else [core]
+    """The circuits that are alive by their names, each once however often it is observed."""
+    breakers = {id(breaker): breaker for each in subscriptions for breaker in each.circuits()}
     found: dict[str, list[CircuitBreakerInfo]] = {}
-    for circuit in circuits:
-        if names is None or circuit.name in names:
-            info: CircuitBreakerInfo = circuit.info()
-            same = found.setdefault(circuit.name, [])
-            if not any((info.state, info.changed_at) == (each.state, each.changed_at) for each in same):
-                same.append(info)  # it may be observed twice
+    for breaker in breakers.values():
+        if names is None or breaker.name in names:
+            found.setdefault(breaker.name, []).append(breaker.info())
     return found
-
-
-def _is_doubtful(watches: Mapping[Any, Watch]) -> bool:
-    return any(watch.doubtful for watch in watches.values())
 
 
 def _fingerprint(*identity: str) -> str:
@@ -419,24 +408,12 @@ def _raise(failed: Sequence[Exception]) -> None:
 
 
 _all_listeners: "WeakSet[AlertListener]" = WeakSet()
-_forking: list[AlertListener] = []
 
 
-def _before_fork() -> None:
-    _forking[:] = sorted(_all_listeners, key=id)
-    for listener in _forking:
-        listener.before_fork()
-
-
-def _after_fork(*, child: bool) -> None:
-    for listener in _forking:
-        listener.after_fork(child=child)
-    _forking.clear()
+def _after_fork() -> None:
+    for listener in list(_all_listeners):
+        listener.reset()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=lambda: _after_fork(child=False),
-        after_in_child=lambda: _after_fork(child=True),
-    )
+    os.register_at_fork(after_in_child=_after_fork)
