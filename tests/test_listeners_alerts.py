@@ -29,6 +29,7 @@ from fluxgate.events import CallRejected, EventsDropped, ListenerFailed, StateCh
 from fluxgate.listeners import _alertrules as rules
 from fluxgate.listeners import alerts as module
 from fluxgate.listeners import load, names
+from fluxgate.listeners._alertwatch import Rejections
 from fluxgate.listeners.alerts import (
     DEFAULT_ALERTS,
     Alert,
@@ -155,7 +156,7 @@ def test_probing_and_opening_again_is_the_same_outage() -> None:
     [("reset", True), ("disable", True), ("metrics_only", True), ("force_open", False)],
 )
 def test_a_person_ends_an_outage_or_keeps_it(control: str, resolves: bool) -> None:
-    """An open circuit that somebody closes, disables or only measures has recovered; one that is forced open has not."""
+    """Closed, disabled or only measured by hand, a circuit has recovered; forced open, it has not."""
     shop = Shop(CircuitOpen())
     cb = shop.circuit()
     try_to(cb.call, fail)
@@ -174,9 +175,8 @@ def test_what_a_person_has_opened_is_information() -> None:
     (alert,) = shop.told
     assert (alert.severity, alert.summary) == ("info", "circuit 'payments' is forced open: forced open by hand")
     cb.reset()
-    assert shop.told[-1].severity == "info"
     try_to(cb.call, fail)
-    assert shop.told[-1].severity == "critical"
+    assert [alert.severity for alert in shop.told] == ["info", "info", "critical"]
 
 
 def test_shadow_mode_and_healthy_circuits_are_quiet() -> None:
@@ -425,7 +425,8 @@ def test_a_million_refusals_take_no_room() -> None:
     cb = shop.circuit(retry=Cooldown(10_000))
     try_to(cb.call, fail)
     refuse(shop, cb, 3000, every=0.01)
-    ((watch,),) = ([*watches.values()] for watches in shop.listener._watches.values())
+    (watch,) = shop.listener._watches["payments"].values()
+    assert isinstance(watch, Rejections)
     assert len(watch._slices) <= 11
 
 
@@ -449,10 +450,7 @@ def test_a_circuit_that_stays_slow_fires() -> None:
         slow_call(shop, cb, 2.5)
     (alert,) = shop.told
     assert (alert.alert, alert.severity) == ("SlowCircuit", "warning")
-    assert alert.reason is not None
-    assert re.fullmatch(
-        r"10 calls seen \(4 needed\) and slow rate 100.0 % \(limit 50.0 %, 10 of 10 calls\)", alert.reason
-    )
+    assert alert.reason == "10 calls seen (4 needed) and slow rate 100.0 % (limit 50.0 %, 10 of 10 calls)"
     assert alert.summary == f"circuit 'payments' is slow: {alert.reason}"
     assert alert.metrics is not None
     assert (alert.metrics.total_count, alert.metrics.slow_count) == (10, 10)
@@ -685,7 +683,7 @@ def test_only_what_the_rules_need_is_asked_for() -> None:
     ],
 )
 def test_how_often_it_looks(given: Any, seconds: float) -> None:
-    """A tenth of the shortest time that a rule names, at most a second and at least 50 ms; never with a test's clock."""
+    """A tenth of the shortest time that a rule names, from 50 ms to a second; never with a clock for tests."""
     assert AlertListener(given, print).tick_interval == seconds
     assert AlertListener(given, print, clock=VirtualClock()).tick_interval is None
 
@@ -735,11 +733,11 @@ def test_wrong_arguments_are_quoted(make: Callable[[], object], error: type[Exce
 @pytest.mark.parametrize("rule", DEFAULT_ALERTS, ids=lambda rule: rule.alert.name)
 def test_a_rule_is_a_value(rule: AlertRule) -> None:
     """Its repr makes it again, equal rules are equal, and nothing of it can be changed."""
-    again = eval(repr(rule), vars(rules))
+    again = eval(repr(rule), dict(vars(rules)))
     assert again == rule
     assert hash(again) == hash(rule)
     with pytest.raises(AttributeError, match="immutable"):
-        rule.severity = "info"
+        rule.severity = "info"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     assert type(rule)(severity="info").severity == "info"
 
 
