@@ -1,7 +1,8 @@
 """How alerts watch one circuit, or one listener: what begins, how long it lasts, and when it is over.
 
 A watch is told what happens and decides in `tick`; it knows no lock, no thread and no sink. `now` is the listener's
-monotonic clock, so that no circuit's wall clock can shorten or prolong anything; Unix times are for people to read.
+monotonic clock, so that no circuit's wall clock can shorten or prolong anything; Unix times are for people to read. A
+time is over at ``begin + seconds``, and not when ``now - begin`` says so, which may be a rounding error short of it.
 """
 
 import math
@@ -160,7 +161,7 @@ class Outage(Watch):
             self._found = None
 
     def tick(self, now: float) -> None:
-        if self._found is not None and self.findings is None and now - self._began >= self._wait:
+        if self._found is not None and self.findings is None and now >= self._began + self._wait:
             text = self._found.summary
             if self._wait:
                 text = f"circuit {self._found.circuit_name!r} has not closed for {seconds_in_words(now - self._began)}"
@@ -184,7 +185,7 @@ class Burst(Watch):
     def count(self, event: Event, now: float) -> bool:
         """One more; whether that makes it fire."""
         self._times.append((now, event.timestamp))
-        return self.findings is None and len(self._times) == self._limit and now - self._times[0][0] <= self._within
+        return self.findings is None and len(self._times) == self._limit and now <= self._times[0][0] + self._within
 
     @property
     def since(self) -> float:
@@ -192,7 +193,7 @@ class Burst(Watch):
         return self._times[0][1]
 
     def tick(self, now: float) -> None:
-        if self.findings is not None and now - self._times[-1][0] >= self._within:
+        if self.findings is not None and now >= self._times[-1][0] + self._within:
             self.end(f"{self.calm(self.findings)} for {seconds_in_words(now - self._times[-1][0])}")
             self._times.clear()
 
@@ -201,7 +202,7 @@ class Burst(Watch):
         raise NotImplementedError
 
     def idle(self, now: float) -> bool:
-        return self.findings is None and (not self._times or now - self._times[-1][0] > self._within)
+        return self.findings is None and (not self._times or now > self._times[-1][0] + self._within)
 
 
 class Flaps(Burst):
@@ -341,11 +342,11 @@ class Slowness(Watch):
         slow = next((info for info in infos if self._is_slow(info)), None)
         if slow is not None and slow.metrics != self._metrics:
             self._metrics, self._changed_at = slow.metrics, now
-        if slow is not None and now - self._changed_at < self._for:
+        if slow is not None and now < self._changed_at + self._for:
             self._calm_since = None
             if self._slow_since is None:
                 self._slow_since, self._since = now, wall
-            elif self.findings is None and now - self._slow_since >= self._for:
+            elif self.findings is None and now >= self._slow_since + self._for:
                 reason = self._explain(slow.metrics)
                 text = printable(f"circuit {slow.name!r} is slow: {reason}")
                 self.findings = Findings(slow.name, text, self._since, reason=reason, metrics=slow.metrics)
@@ -355,7 +356,7 @@ class Slowness(Watch):
             self._calm_since = None  # nobody knows: it hardly calls
         elif self._calm_since is None:
             self._calm_since = now
-        elif now - self._calm_since >= self._for:
+        elif now >= self._calm_since + self._for:
             self._slow_since = None
             self.end(f"circuit {infos[0].name!r} has not been slow for {seconds_in_words(self._for)}")
 

@@ -244,7 +244,7 @@ class AlertListener:
         with self._lock:
             subscriptions = [each for each in self._subscriptions if each.active]
             anew = self._anew or len(subscriptions) != self._observing
-            due = bool(self._sampling) and now - self._looked_at >= self._every
+            due = bool(self._sampling) and now >= self._looked_at + self._every
             doubts = set(self._doubts)
             if not (anew or due or doubts):
                 return
