@@ -255,20 +255,20 @@ class AlertListener:
         except BaseException:
             self._anew, self._moved = True, None
             raise
+        notable = {name for name, infos in seen.items() if any(rule.concerns(infos) for rule in self._rules.values())}
         now, wall = self._clock.monotonic(), self._clock.time()
         with self._lock:
             moved, self._moved = self._moved or set(), None
-            asked = set(self._watches) - {""} | set(seen) if anew else doubts
+            asked = (self._watches.keys() | seen.keys()) - {""} if anew else doubts
             # What was heard of meanwhile is newer than what was seen: another look at that will tell.
             self._doubts = self._doubts - doubts | (moved & asked)
             gone, self._retired = self._retired, self._retired & self._doubts
             self._observing = len(subscriptions)
             if anew or due:
                 self._looked_at = now
-            for name, infos in seen.items():
-                if name not in moved:
-                    self._see(name, infos, now, wall, whole=name in asked)
-            for name in asked - set(seen) - moved:
+            for name in (notable | self._watches.keys() & seen.keys()) - moved:
+                self._see(name, seen[name], now, wall, whole=name in asked)
+            for name in asked - seen.keys() - moved:
                 self._drop(name, "has retired" if name in gone else "is no longer observed", wall)
 
     def _see(self, name: str, infos: Sequence[CircuitBreakerInfo], now: float, wall: float, *, whole: bool) -> None:

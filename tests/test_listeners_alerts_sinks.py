@@ -77,7 +77,7 @@ def test_log_lines_have_the_catalogues_names_keys_and_levels(logged: tuple[loggi
     logger, lines = logged
     shop = Shop(sink=logger)
     every_alert(shop)
-    plain = set(vars(logging.makeLogRecord({})))
+    plain = {*vars(logging.makeLogRecord({})), "message"}
     told: dict[str, list[str]] = {}
     for record in lines.records:
         told.setdefault(record.alert, []).append(record.status)
@@ -110,7 +110,7 @@ def test_structlog_gets_the_same_pairs(logged: tuple[logging.Logger, Lines]) -> 
     logger, lines = logged
     shop = Shop(sink=[logger, pretty])
     every_alert(shop)
-    plain = set(vars(logging.makeLogRecord({})))
+    plain = {*vars(logging.makeLogRecord({})), "message"}
     records = [
         {key: value for key, value in vars(record).items() if key not in plain}
         | {"log_level": record.levelname.lower()}
