@@ -638,6 +638,24 @@ def test_calls_in_flight_survive_a_hit(make: Make) -> None:
 
 
 @both
+@pytest.mark.parametrize("window", [CountWindow(100), TimeWindow(60)], ids=["count", "time"])
+def test_a_success_beside_a_hit_is_in_the_new_window(make: Make, window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain success that ends in another thread while a hit is decided is recorded, and hurts no later call."""
+    circuit = make(hears=STATES_ONLY, window=window, tripper=FailureStreak(1))
+    circuit.steer("metrics_only")
+    circuit.succeed()  # from here on plain successes gather
+
+    def in_the_middle() -> tuple[None, None]:
+        circuit.succeed()
+        return None, None
+
+    monkeypatch.setattr("fluxgate._teller.trace_ids", in_the_middle)
+    circuit.fail()
+    assert len(circuit.seen(WouldOpen)) == 1
+    assert circuit.metrics.total_count == 1
+
+
+@both
 def test_shadow_mode_starts_with_an_empty_window(make: Make) -> None:
     """What the closed circuit saw does not count towards the first hit."""
     circuit = make(tripper=FailureStreak(3))

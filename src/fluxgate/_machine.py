@@ -170,6 +170,7 @@ class Machine:
         self._half_open_since = -math.inf
         self._probes: dict[Stamp, None] = {}
         self._last_error: LastError | None = None
+        self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
 
     def _start_recording(self) -> None:
@@ -316,7 +317,7 @@ class Machine:
 
     def _unsettle(self) -> None:
         self._bar = math.inf
-        self._steady_from = self.steady_until = -math.inf
+        self.steady_until = -math.inf
 
     @property
     def admits_all(self) -> bool:
