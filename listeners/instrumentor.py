@@ -68,11 +68,8 @@ class FluxgateInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         tracing = opentelemetry.TracingListener(
             kwargs.get("tracer_provider"), _mode() if mode is None else mode, kwargs.get("logger_provider")
         )
-        listeners: list[Any] = [tracing]
-        metrics = getattr(opentelemetry, "OpenTelemetryMetricsListener", None)
-        if metrics is not None:
-            listeners.append(metrics(kwargs.get("meter_provider")))
-        self._subscriptions = tuple(attach(listener) for listener in listeners)
+        metrics = opentelemetry.OpenTelemetryMetricsListener(kwargs.get("meter_provider"))
+        self._subscriptions = (attach(tracing), attach(metrics))
 
     def _uninstrument(self, **kwargs: Any) -> None:
         subscriptions, self._subscriptions = self._subscriptions, ()

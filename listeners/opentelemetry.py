@@ -1,4 +1,4 @@
-"""Circuits in traces and log records, through OpenTelemetry's API."""
+"""Circuits in traces, log records and metrics, through OpenTelemetry's API."""
 
 import os
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from fluxgate.errors import import_extra
 from fluxgate.events import CallEnded, CallRejected, CircuitRetired, Event, FallbackUsed, StateChanged
 
 from . import names
+from ._otelmetrics import OpenTelemetryMetricsListener
 from ._oteltext import scope_version
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from ._otelcalls import Leave
+
+__all__ = ["Mode", "OpenTelemetryMetricsListener", "TracingListener"]
 
 Mode = Literal["annotate", "spans"]
 
