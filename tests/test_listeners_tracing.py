@@ -692,7 +692,9 @@ def test_a_block_may_be_left_in_another_context_than_it_was_entered(caplog: pyte
 
     inner.run(cb.__enter__)
     assert not trace.get_current_span().get_span_context().is_valid
-    cb.__exit__(None, None, None)
+    with trace.use_span(traced.tracer.start_span("GET /")) as request:
+        cb.__exit__(None, None, None)
+        assert trace.get_current_span() is request, "what is current here is nothing of the block's"
     (call,) = traced.calls()
     assert told(call)["outcome"] == "success"
 
@@ -944,6 +946,32 @@ def test_a_stale_probe_is_not_linked() -> None:
     assert [id_of(link) for link in outage.links] == [id_of(traced.only("in time"))]
 
 
+def test_a_probe_outside_of_any_span_is_not_linked() -> None:
+    """There is nothing to link to."""
+    traced = Traced()
+    cb = traced.circuit()
+    try_to(cb.call, fail)
+    traced.clock.advance(60)
+    cb.call(int)
+    assert list(traced.outages()[0].links) == []
+
+
+def test_a_probe_is_linked_to_the_outage_of_its_own_circuit() -> None:
+    """Where namesakes are both in an outage, it belongs to the one that is half-open."""
+    traced = Traced()
+    first, second = traced.circuit(), traced.circuit(retry=Cooldown(300))
+    try_to(first.call, fail)
+    try_to(second.call, fail)
+    traced.clock.advance(60)
+    with traced.tracer.start_as_current_span("probing"):
+        first.call(int)
+    second.reset()
+    assert [(told(span)["outage.end"], len(span.links)) for span in traced.outages()] == [
+        ("recovered", 1),
+        ("reset", 0),
+    ]
+
+
 def test_two_circuits_of_one_name_have_an_outage_each() -> None:
     """They are told apart as far as events go; each ends, and nothing is left."""
     traced = Traced()
@@ -1091,12 +1119,8 @@ def test_many_circuits_may_go_at_once() -> None:
     looks: list[str] = []
     traced.listener._outages._is_alive = lambda name: bool(looks.append(name))  # type: ignore[func-returns-value]
     circuits = [traced.circuit(f"circuit {number}") for number in range(200)]
-
-    def trip(cb: Any) -> None:
-        try_to(cb.call, fail)
-
-    assert not any(map(trip, circuits))  # not in a loop: its variable would keep the last
-    circuits.clear()
+    while circuits:
+        try_to(circuits.pop().call, fail)
     gc.collect()
     traced.bus.bury()
     assert len(traced.outages()) == 200
@@ -1230,6 +1254,17 @@ def test_a_known_sdk_needs_no_thread() -> None:
     assert traced.subscription.outlet._worker is None
 
 
+def test_an_sdk_that_comes_while_it_is_attached_is_noticed() -> None:
+    """Between the question which events it wants and the end of `attach`."""
+    bus = Bus()
+    listener = TracingListener(trace.NoOpTracerProvider())
+    subscription = bus.attach(listener)
+    assert CallFailed not in subscription.kinds
+    listener.destination._tracer_provider = lambda: TracerProvider(shutdown_on_exit=False)
+    listener.attached(subscription)
+    assert CallFailed in subscription.kinds
+
+
 def test_no_sdk_and_then_one() -> None:
     """`observe()` without an SDK leaves the lane; one that is configured later is noticed, and the lookout ends."""
     script(
@@ -1285,7 +1320,26 @@ def test_two_for_one_provider_write_once() -> None:
     other = Traced()
     assert traced.listener.destination != other.listener.destination
     assert traced.listener.destination != "payments"
+    assert (
+        traced.listener.destination != TracingListener(traced.provider, "annotate", other.logger_provider).destination
+    )
     assert hash(traced.listener.destination) == hash(other.listener.destination)
+
+
+@pytest.mark.parametrize("make", ["circuit", "async_circuit"])
+def test_two_for_two_providers_nest(make: str) -> None:
+    """Each has a span of the call, the later's within the earlier's, and neither stays."""
+    traced, other = Traced("spans"), Traced("spans")
+    cb = getattr(traced, make)()
+    cb.attach(other.listener)
+    before = contexts.get_current()
+    call = cb.call(int) if make == "circuit" else cb.call(asyncio.sleep, 0)
+    if asyncio.iscoroutine(call):
+        run_async(call)
+    assert contexts.get_current() is before
+    (outer,), (inner,) = traced.calls(), other.calls()
+    assert inner.parent is not None
+    assert inner.parent.span_id == id_of(outer)
 
 
 def test_spans_that_an_earlier_listener_silences_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
