@@ -38,7 +38,7 @@ _GRAVITY: Mapping[type[Event], int] = {
 class Calls(Protocol):
     """One mode."""
 
-    def around(self, circuit_name: str, *, nested: bool) -> Leave | None:
+    def around(self, circuit_name: str, call_id: int, *, nested: bool) -> Leave | None:
         """An admitted call begins here; how it is to end."""
         ...
 
@@ -58,7 +58,7 @@ class Annotations:
     def __init__(self) -> None:
         self._gravest: WeakKeyDictionary[trace.Span, int] = WeakKeyDictionary()
 
-    def around(self, circuit_name: str, *, nested: bool) -> Leave | None:
+    def around(self, circuit_name: str, call_id: int, *, nested: bool) -> Leave | None:
         span = trace.get_current_span()
         return partial(self._ended, span) if span.is_recording() else None
 
@@ -94,7 +94,7 @@ class Spans:
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
 
-    def around(self, circuit_name: str, *, nested: bool) -> Leave | None:
+    def around(self, circuit_name: str, call_id: int, *, nested: bool) -> Leave | None:
         if is_suppressed():
             return None
         name = printable(circuit_name)

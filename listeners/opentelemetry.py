@@ -98,6 +98,8 @@ class TracingListener:
         tracer = self.destination.tracer_provider.get_tracer(names.SCOPE, version)
         self._logger = self.destination.logger_provider.get_logger(names.SCOPE, version)
         self._calls: _otelcalls.Calls = _otelcalls.Annotations() if mode == "annotate" else _otelcalls.Spans(tracer)
+        self.around: Callable[..., Leave | None] = self._calls.around
+        """The bus calls it in an admitted call's own context before it runs."""
         self._fell_back = _otelcalls.fell_back
         self._write_record = _oteloutages.write_record
         self._outages = _oteloutages.Outages(tracer, self._is_alive)
@@ -132,17 +134,18 @@ class TracingListener:
         """Whether this one was to tell more than another that the circuits were given first."""
         if (self.mode, other.mode) != ("spans", "annotate") or self.destination != other.destination:
             return False
-        return any(each.active and (each.core is mine.core or not each.core) for each in list(other._subscriptions))
+        return any(
+            each.active
+            and each._bus is mine._bus  # pyright: ignore[reportPrivateUsage]
+            and (each.core is None or each.core is mine.core)
+            for each in list(other._subscriptions)
+        )
 
     def _look(self) -> None:
         if not isinstance(self.destination.tracer_provider, self._trace.ProxyTracerProvider):
             for subscription in list(self._subscriptions):
                 subscription.refresh()
             self.tick_interval = None
-
-    def around(self, circuit_name: str, call_id: int, *, nested: bool) -> "Leave | None":
-        """The bus calls it in an admitted call's own context before it runs."""
-        return self._calls.around(circuit_name, nested=nested)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, CallEnded):

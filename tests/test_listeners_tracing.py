@@ -1356,6 +1356,7 @@ def test_spans_that_an_earlier_listener_silences_are_a_warning(caplog: pytest.Lo
     caplog.clear()
     other = Traced("spans")
     other.bus.attach(TracingListener(other.provider, "annotate", other.logger_provider))
+    Bus().attach(TracingListener(traced.provider, "spans", traced.logger_provider))
     apart = TracerProvider(shutdown_on_exit=False)
     one, another = traced.circuit(), traced.circuit()
     one.attach(TracingListener(apart, "annotate"))
