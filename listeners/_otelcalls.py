@@ -151,7 +151,8 @@ def _more(event: CallEnded | CallRejected) -> Attributes:
 
 
 def _text(event: CallEnded | CallRejected) -> Attributes:
-    return {names.ERROR_TEXT_ATTRIBUTE: printable(event.error)} if isinstance(event, CallFailed) else {}
+    text = printable(event.error) if isinstance(event, CallFailed) else ""
+    return {names.ERROR_TEXT_ATTRIBUTE: text} if text else {}
 
 
 class _Current:

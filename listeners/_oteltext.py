@@ -46,7 +46,8 @@ def of_change(event: StateChanged, keys: Iterable[str] = names.CHANGE_ATTRIBUTES
     told: Attributes = {names.CHANGE_ATTRIBUTES[key]: value for key, value in line(event, keys).items()}
     if event.new_state is OPEN and event.last_error is not None:
         told[names.ERROR_ATTRIBUTE] = printable(event.last_error.type)
-        told[names.ERROR_TEXT_ATTRIBUTE] = printable(event.last_error.text)
+        if event.last_error.text:
+            told[names.ERROR_TEXT_ATTRIBUTE] = printable(event.last_error.text)
     return told
 
 

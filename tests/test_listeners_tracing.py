@@ -188,6 +188,18 @@ def test_a_refusal_is_noted_with_its_reason_and_its_wait() -> None:
     assert span.status.status_code is StatusCode.UNSET, "whether it bore the refusal is not ours to say"
 
 
+def test_an_error_without_a_text_has_no_text() -> None:
+    """What has no value is left out, on the event and in the log record."""
+    traced = Traced()
+    cb = traced.circuit()
+    with traced.tracer.start_as_current_span("GET /"):
+        try_to(cb.call, fail, ConnectionError())
+    (event,) = traced.only("GET /").events
+    for each in (event, traced.log_records()[0]):
+        assert told(each)["error.type"] == "ConnectionError"
+        assert "error.message" not in told(each)
+
+
 def test_only_a_person_can_close_it_so_no_wait_is_told() -> None:
     """A forced-open circuit's refusal has no `retry_after`."""
     traced = Traced()
