@@ -156,7 +156,8 @@ class TracingListener:
             try:
                 self._write_record(self._logger, event)
             finally:
-                self._outages.changed(event)
+                if self.tick_interval is None:  # else one that goes on when an SDK comes would never be told
+                    self._outages.changed(event)
         elif isinstance(event, FallbackUsed):
             self._fell_back(event)
         elif isinstance(event, CircuitRetired):

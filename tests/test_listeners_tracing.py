@@ -1283,8 +1283,9 @@ def test_no_sdk_and_then_one() -> None:
         """
 import time
 import fluxgate
-from fluxgate import CircuitBreaker
+from fluxgate import CircuitBreaker, FailureStreak, permits
 from fluxgate.events import CallFailed
+from fluxgate.testing import VirtualClock
 from opentelemetry import trace
 
 subscriptions = fluxgate.observe()
@@ -1295,6 +1296,10 @@ for each in subscriptions:
 cb = CircuitBreaker("payments")
 cb.call(int)
 assert cb._core.lane is not None
+clock = VirtualClock()
+mail = CircuitBreaker("mail", tripper=FailureStreak(1), permit=permits.All(), clock=clock)
+mail.call_with_fallback(int, lambda error: 0, "x")
+assert mail.info().state == "open"
 assert tracing.outlet.listener.tick_interval == 1.0
 
 from opentelemetry.sdk.trace import TracerProvider
@@ -1308,6 +1313,10 @@ with trace.get_tracer("shop").start_as_current_span("GET /") as span:
     cb.call(int)
 assert span.attributes["fluxgate.outcome"] == "success"
 assert tracing.outlet.listener.tick_interval is None
+clock.advance(60)
+mail.call_with_fallback(int, lambda error: 0, "x")  # reopens
+(outage,) = tracing.outlet.listener._outages._going_on["mail"]
+assert outage.span.is_recording()
 """,
         timeout=60,
     )
