@@ -126,7 +126,7 @@ def try_to(call: Callable[..., object], *args: Any) -> None:
         pass
 
 
-# -- what is measured -----------------------------------------------------------------------------------------------
+# -- what is measured ---------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -259,7 +259,7 @@ def test_the_sdks_exemplars_lead_to_the_trace(metrics: Metrics, bus: Bus) -> Non
     assert [(each.trace_id, each.span_id) for each in point.exemplars] == [(context.trace_id, context.span_id)]
 
 
-# -- several, and gone --------------------------------------------------------------------------------------------------
+# -- several, and gone --------------------------------------------------------------------------------------------
 
 
 def test_two_listeners_of_one_provider_count_once(metrics: Metrics, bus: Bus) -> None:
@@ -346,7 +346,7 @@ def test_any_name_is_an_attribute_that_can_be_encoded(name: str, label: str, met
     assert metrics.state(label) == ["closed"]
 
 
-# -- without an SDK ----------------------------------------------------------------------------------------------------
+# -- without an SDK -----------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_asked_for_where_nobody_records(bus: Bus) -> None:
@@ -417,7 +417,7 @@ print(*[point.count for point in calls.data.data_points])
     assert script(source).stdout == "1\n"
 
 
-# -- arguments, publication ---------------------------------------------------------------------------------------------
+# -- arguments, publication ---------------------------------------------------------------------------------------
 
 
 def test_a_wrong_provider_is_quoted() -> None:

@@ -234,7 +234,7 @@ def test_bounds_of_the_histogram_are_seconds(metrics: Metrics, bus: Bus) -> None
     assert found == {"0.5": 2, "2.0": 3, "+Inf": 4}
 
 
-# -- present from the beginning ------------------------------------------------------------------------------------
+# -- present from the beginning -----------------------------------------------------------------------------------
 
 
 def test_a_new_circuit_has_every_series_with_zero(metrics: Metrics, bus: Bus) -> None:
@@ -252,6 +252,11 @@ def test_a_new_circuit_has_every_series_with_zero(metrics: Metrics, bus: Bus) ->
     of_its_own = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}
     assert moves == of_its_own | {(old.value, new) for old in State for new in by_hand if old != new}
     assert set(metrics.series(names.TRANSITIONS).values()) == {0}
+    samples = [sample.name for metric in metrics.registry.collect() for sample in metric.samples]
+    created = [name for name in samples if name.endswith("_created")]
+    page = (ROOT / "docs" / "listeners" / "prometheus.md").read_text("utf-8")
+    assert f"{len(samples) - len(created)} series a process" in page
+    assert f"{len(created)}\n  `_created` series" in page
 
 
 def test_a_move_that_another_process_decides_is_counted_as_well(metrics: Metrics, bus: Bus) -> None:
@@ -378,7 +383,7 @@ def test_a_late_look_does_not_undo_a_change(metrics: Metrics, bus: Bus, monkeypa
     assert metrics.state() == ["forced_open"]
 
 
-# -- several listeners, registries, circuits of one name ---------------------------------------------------------------
+# -- several listeners, registries, circuits of one name ----------------------------------------------------------
 
 
 def test_two_listeners_on_one_registry_count_once(metrics: Metrics, bus: Bus) -> None:
@@ -528,7 +533,7 @@ def test_a_cleared_metric_does_no_harm(metrics: Metrics, bus: Bus) -> None:
     assert metrics.series(names.LISTENER_FAILURES) == {}
 
 
-# -- failing listeners, lost events -----------------------------------------------------------------------------------
+# -- failing listeners, lost events -------------------------------------------------------------------------------
 
 
 def test_failures_of_listeners_and_rules_are_counted(metrics: Metrics, bus: Bus) -> None:
@@ -659,7 +664,7 @@ def test_a_call_costs_one_client_operation_and_no_look_up_of_labels(
     assert done == ["observe", "observe", "observe", "inc"]
 
 
-# -- threads and forks ----------------------------------------------------------------------------------------------
+# -- threads and forks --------------------------------------------------------------------------------------------
 
 
 def test_totals_are_exact_under_threads(metrics: Metrics, bus: Bus) -> None:
@@ -790,7 +795,7 @@ def test_any_name_is_a_label_that_can_be_scraped(name: str, label: str, metrics:
         assert labels == {label}
 
 
-# -- arguments ------------------------------------------------------------------------------------------------------
+# -- arguments ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -865,7 +870,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-# -- published ------------------------------------------------------------------------------------------------------
+# -- published ----------------------------------------------------------------------------------------------------
 
 
 def test_it_is_published_and_automatic() -> None:

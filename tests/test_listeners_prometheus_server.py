@@ -33,6 +33,7 @@ from fluxgate.events import CallEnded, CallRejected, CallSucceeded, FallbackUsed
 from fluxgate.listeners import names
 from fluxgate.listeners.prometheus import PrometheusListener
 from fluxgate.testing import EventRecorder, VirtualClock
+from tests.conformance.pages import blocks
 from tests.prometheus_server import check_metrics, server
 from tests.running import run_async
 
@@ -210,6 +211,27 @@ def test_exemplars_lead_from_the_histogram_to_the_trace(shop: Shop, tmp_path: Pa
         [exemplar] = prometheus.exemplars(f"{names.CALL_DURATION.series}_bucket")
         assert exemplar["labels"] == {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
         assert float(exemplar["value"]) == pytest.approx(0.2)
+
+
+def test_the_queries_of_the_page_find_something(shop: Shop, tmp_path: Path) -> None:
+    """Each PromQL block of the documentation is a query that Prometheus understands and that a live circuit answers."""
+    page = Path(__file__).parents[1] / "docs" / "listeners" / "prometheus.md"
+    queries = [block.code for block in blocks(page) if block.language == "promql"]
+    assert len(queries) >= 6
+    cb = shop.live("payments")
+    with endpoint(shop.registry) as address, server(tmp_path, {"shop": [address]}) as prometheus:
+        prometheus.next_scrapes()
+        cb.reset()
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                cb.call(shop.fail, ConnectionError("no route"))
+        with pytest.raises(CallNotPermittedError):
+            cb.call(int)
+        prometheus.next_scrapes()
+        found = {query: prometheus.query(query) for query in queries}
+    assert [query for query, series in found.items() if not series] == []
+    values = [value for series in found.values() for _, value in series]
+    assert all(value > 0 for value in values), found
 
 
 def test_scraping_and_living_at_once_does_no_harm(shop: Shop, tmp_path: Path) -> None:
