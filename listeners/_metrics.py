@@ -309,6 +309,9 @@ class Board:
 
     def survey(self) -> dict[str, list[Any]]:
         """As `living`; circuits that are gone without a word are forgotten, since news may be lost on the way."""
+        for name in {name for subscription in self._open() for name in subscription.listeners()}:
+            self._count(LISTENER_FAILURES, name, 0)
+            self._count(EVENTS_DROPPED, name, 0)
         with self.lock:
             bound = list(self._labels.values())  # before the living are counted: who is bound later is not among them
         living = self.living()
@@ -319,13 +322,15 @@ class Board:
 
     def living(self) -> dict[str, list[Any]]:
         """The breakers that are observed and alive, by label."""
-        with self.lock:
-            subscriptions = [each for each in self._subscriptions if each.active]
         found: dict[str, dict[int, Any]] = {}
-        for subscription in subscriptions:
+        for subscription in self._open():
             for breaker in subscription.circuits():
                 found.setdefault(printable(breaker.name), {})[id(breaker)] = breaker
         return {label: list(breakers.values()) for label, breakers in found.items()}
+
+    def _open(self) -> list[Subscription]:
+        with self.lock:
+            return [each for each in self._subscriptions if each.active]
 
     def _look_at(self, name: str, breakers: list[Any]) -> None:
         circuit = self._circuits.get(name) or self._bind(name, Look.at(breakers[0]))

@@ -202,6 +202,10 @@ class Subscription:
             return [] if breaker is None else [breaker]
         return [breaker for breaker in self._bus.circuits() if self.observes(breaker._core)]
 
+    def listeners(self) -> set[str]:
+        """What it and the others on its bus are called in `ListenerFailed` and `EventsDropped`."""
+        return self._bus.listeners()
+
     def refresh(self) -> None:
         """Ask the listener's `events` and `destination` again: they may depend on something that has changed.
 

@@ -330,6 +330,10 @@ class Bus:
         for outlet in self._live_outlets():
             outlet.close()
 
+    def listeners(self) -> set[str]:
+        """What the listeners that are attached are called in `ListenerFailed` and `EventsDropped`."""
+        return {outlet.name for outlet in self._live_outlets()}
+
     def _live_outlets(self) -> list[Outlet]:
         with self.lock:
             return list(self._outlets.values())
