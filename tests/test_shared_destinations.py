@@ -33,7 +33,7 @@ class Counting:
 
 
 def test_of_one_destination_the_first_listener_is_told() -> None:
-    """Two listeners that count in one place are told once, the second when the first is gone; others are not concerned."""
+    """Two listeners that count in one place are told once, the second when the first is gone; others each time."""
     bus = Bus()
     cb = CircuitBreaker("payments", bus=bus)
     first, second, other = Counting("place"), Counting("place"), Counting("elsewhere")
@@ -80,7 +80,7 @@ def test_a_destination_must_be_hashable(when: str) -> None:
 
 
 def test_a_subscription_knows_its_circuits_and_its_neighbours() -> None:
-    """Of many circuits those that match, of one that one while it lives; and what the listeners on the bus are called."""
+    """Of many circuits those that match, of one that one while it lives; and what listeners on the bus are called."""
     bus = Bus()
     cb, other = CircuitBreaker("payments", bus=bus), CircuitBreaker("stock", bus=bus)
     every, some, one = bus.attach(Counting()), bus.attach(Counting(), circuits="st*"), cb.attach(print)
