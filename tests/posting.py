@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Generator
 from threading import Event
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from fluxgate import Bus, CircuitBreaker, Closed, Cooldown, FailureStreak, Metric, permits
 from fluxgate.events import EventsDropped, LastError, ListenerFailed
 from fluxgate.listeners import _http
-from fluxgate.listeners.alerts import Alert
+from fluxgate.listeners.alerts import Alert, AlertListener
 from fluxgate.testing import EventRecorder, VirtualClock
 from tests.conformance.service import Service
 from tests.running import PATIENCE
@@ -76,6 +77,19 @@ class Post:
     def flush(self) -> None:
         """Wait until all is delivered, or has failed."""
         assert self.bus.flush(PATIENCE)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass once all is delivered: what is on its way would take it for a slow answer."""
+        self.flush()
+        self.clock.advance(seconds)
+
+    def alert(self, alerts: AlertListener) -> None:
+        """Attach it and wait for its first look: what it sees of a circuit then explains less than an event."""
+        self.bus.attach(alerts)
+        deadline = time.monotonic() + PATIENCE
+        while alerts._observing is None or alerts._looks:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     @property
     def errors(self) -> list[str]:

@@ -197,7 +197,7 @@ def test_it_is_the_sink_of_alerts(post: Post) -> None:
     """AlertListener delivers to it in the background; what is posted is the alert."""
     alerts = AlertListener([CircuitOpen()], sink=hook(post), clock=post.clock)
     assert alerts.delivery == "background"
-    post.bus.attach(alerts)
+    post.alert(alerts)
     cb = post.circuit()
     break_(cb)
     cb.reset()
@@ -249,8 +249,7 @@ def test_failures_that_come_with_every_call_are_posted_once_a_minute(post: Post)
     cb = post.circuit(tripper=FailureStreak(1_000_000))
     for _ in range(100):
         break_(cb)
-    post.flush()
-    post.clock.advance(61)
+    post.advance(61)
     break_(cb)
     post.flush()
     assert [(body["type"], body["data"]["count"]) for body in bodies(post.service)] == [
