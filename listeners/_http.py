@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from importlib.metadata import version
-from threading import Event, RLock
+from threading import Event, RLock, main_thread
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet, finalize
@@ -26,6 +26,7 @@ from fluxgate.errors import import_extra
 from ._address import Address
 
 GIVE_UP_AFTER = 60.0  # seconds that one message may take, all tries and waits
+_AT_THE_END = 2.0  # the same while the interpreter ends, when it may happen in its own thread
 _FIRST_WAIT = 0.5  # seconds, doubled from try to try
 _LONGEST_WAIT = 30.0
 _FIRST_REST = 1.0  # seconds, doubled from failure to failure
@@ -135,7 +136,7 @@ class Courier:
             DeliveryError: it could not be delivered.
         """
         began = self._clock.monotonic()
-        last = began + GIVE_UP_AFTER
+        last = began + (GIVE_UP_AFTER if main_thread().is_alive() else _AT_THE_END)
         with self._lock:
             closing, failures = self._closing, self._failures
             rest = self._rests_until - began

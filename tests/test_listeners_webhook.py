@@ -596,6 +596,32 @@ def test_the_program_ends_in_time_whatever_the_receiver_does(service: Service) -
     assert len(service.received) == 2
 
 
+def test_events_of_the_very_end_do_not_hold_it_up(service: Service) -> None:
+    """Where the exit delivers in its own thread, since none can be started any more, that takes seconds at most."""
+    service.default = Answer(hang=True)
+    script(
+        dedent("""
+        import atexit, sys, threading
+        import fluxgate
+        from fluxgate.listeners.webhook import WebhookListener
+
+        def last():
+            def start(self):
+                raise RuntimeError("can't create new thread at interpreter shutdown")
+            threading.Thread.start = start
+            for _ in range(10):
+                cb.force_open()
+                cb.reset()
+
+        atexit.register(last)
+        fluxgate.attach(WebhookListener(sys.argv[1], timeout=60))
+        cb = fluxgate.CircuitBreaker("payments")
+        """),
+        service.url,
+    )
+    assert len(service.received) == 1
+
+
 def test_what_is_on_its_way_arrives_before_the_end(service: Service) -> None:
     """A program that ends right after an event has delivered it."""
     done = script(
