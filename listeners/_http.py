@@ -196,6 +196,8 @@ class Courier:
             return Problem(f"no connection: {error}", again=True)  # the socket's error, or that of TLS: no address
         except self._httpx.NetworkError as error:
             return Problem(f"the connection broke ({type(error).__name__})", again=True)
+        except self._httpx.ProxyError:
+            return Problem("the proxy refused it", again=True)
         except self._httpx.RemoteProtocolError:
             return Problem("what it answered is not HTTP, or not all of it came", again=True)
         except _TooSlow:

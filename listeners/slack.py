@@ -37,6 +37,7 @@ _GONE = frozenset(
     )
 )
 _REFUSING = (State.OPEN, State.FORCED_OPEN)
+_OUT = (*_REFUSING, State.HALF_OPEN)
 _STATES = {
     State.CLOSED: ("large_green_circle", "is closed"),
     State.DISABLED: ("white_circle", "is disabled: every call passes"),
@@ -167,9 +168,14 @@ class SlackListener:
     # -- what is told ---------------------------------------------------------------------------------------------
 
     def _changed(self, event: StateChanged) -> None:
+        try:
+            if event.old_state is State.METRICS_ONLY:
+                self._end_shadow(event)
+        finally:
+            self._moved(event)
+
+    def _moved(self, event: StateChanged) -> None:
         name, state = event.circuit_name, event.new_state
-        if event.old_state is State.METRICS_ONLY:
-            self._end_shadow(event)
         if state is State.HALF_OPEN:
             return
         key = ("outage", name)
@@ -178,13 +184,14 @@ class SlackListener:
             card = Card(mark, f"Circuit {{}} {words}", name, event.reason, self._from())
             self._end(key, card, event.timestamp)
             return
-        known = self._threads.get(key)
+        if event.old_state not in _OUT:
+            self._threads.pop(key)  # of an outage whose end was not heard of
         if state is State.FORCED_OPEN:
             card = Card("no_entry", "Circuit {} is forced open", name, event.reason, self._from(), self._runbook)
             self._tell(key, card, event.timestamp)
             return
         count = event.reopens
-        if known is not None and count & (count - 1):
+        if count & (count - 1) and self._threads.get(key) is not None:
             return  # it says how often when it is told the next time
         again = f" again, recovery failed {'once' if count == 1 else f'{count} times'}" if count else ""
         waits = "it does not try again by itself" if event.wait is None else f"tries in {seconds_in_words(event.wait)}"
@@ -208,10 +215,13 @@ class SlackListener:
             self._threads.pop(key)
 
     def _retired(self, event: CircuitRetired) -> None:
-        self._end_shadow(event)
         key = ("outage", event.circuit_name)
-        if self._threads.get(key) is not None:
-            self._end(key, Card("white_circle", "Circuit {} has retired", event.circuit_name, "", self._from()), None)
+        try:
+            self._end_shadow(event)
+        finally:
+            if self._threads.get(key) is not None:
+                card = Card("white_circle", "Circuit {} has retired", event.circuit_name, "", self._from())
+                self._end(key, card, None)
 
     def _alert(self, alert: Alert) -> None:
         key = ("alert", alert.fingerprint)
@@ -219,6 +229,9 @@ class SlackListener:
             card = Card(OVER, "{} is resolved", alert.alert, alert.summary, self._from())
             self._end(key, card, alert.timestamp)
             return
+        thread = self._threads.get(key)
+        if thread is not None and thread.since != alert.since:
+            self._threads.pop(key)  # of a time whose end was not heard of
         details = (f"since {iso(alert.since)}", *_figures(alert.metrics, alert), *self._from())
         card = Card(_MARKS[alert.severity], f"{{}} ({alert.severity})", alert.alert, alert.summary, details)
         card = card._replace(runbook=alert.runbook)

@@ -104,7 +104,9 @@ class WebhookListener:
         if not self._asked:
             raise ValueError("events must be one event type or several, got none")
         self._keys = _keys(secret)
-        self._headers = {"User-Agent": user_agent(), **checked_headers(headers, _OURS)}
+        self._headers = checked_headers(headers, _OURS)
+        if not any(name.lower() == "user-agent" for name in self._headers):
+            self._headers["User-Agent"] = user_agent()
         self._source = as_source(source)
         self._clock = as_clock(clock)
         self._courier = Courier(

@@ -760,8 +760,10 @@ def test_close_delivers_what_waits() -> None:
 
 
 def test_close_gives_up_on_a_stuck_listener() -> None:
-    """A listener that does not come back is let go after a while; what it had not received yet it never gets."""
+    """A listener that does not come back is let go after a while; what it never gets is told as lost."""
     bus, blocked, calls = Bus(), Blocked(), list[Event]()
+    losses = EventRecorder(EventsDropped)
+    bus.attach(losses)
 
     def listener(event: Event) -> None:
         calls.append(event)
@@ -778,6 +780,7 @@ def test_close_gives_up_on_a_stuck_listener() -> None:
     worker.join(PATIENCE)
     assert not worker.is_alive()
     assert len(calls) == 1
+    assert sum(event.count for event in losses.of(EventsDropped)) == 9
 
 
 def test_nobodys_close_returns_before_the_last_call() -> None:

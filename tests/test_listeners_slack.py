@@ -203,6 +203,19 @@ def test_each_outage_has_a_thread_of_its_own(post: Post) -> None:
     assert len(told.listener._threads._known) == 1
 
 
+def test_an_end_that_was_not_heard_of_does_not_swallow_the_next_outage(post: Post) -> None:
+    """Detached while the circuit recovers, it begins a new thread, with its mention, when the circuit opens again."""
+    told = Slack(post, mention="<!here>")
+    cb = post.circuit()
+    with post.bus.attach(told.listener):
+        break_(cb)
+        post.flush()
+    cb.reset()
+    told.attach()
+    break_(cb)
+    assert told.told == [f"<!here> {OPEN}"] * 2
+
+
 def test_forcing_open_is_told_in_the_thread_or_begins_one(post: Post) -> None:
     """What a person does during an outage is a reply; by itself it is a message, which nobody is called for."""
     told = Slack(post, mention="<!here>").attach()
@@ -282,6 +295,32 @@ def test_shadow_mode_has_a_thread_too(post: Post) -> None:
     assert not told.listener._floods._circuits
 
 
+def test_what_follows_shadow_mode_is_told_whatever_becomes_of_its_rest(post: Post) -> None:
+    """Where the last would-haves cannot be posted, the change of state and the retirement are told all the same."""
+    told = Slack(post, retries=0).attach()
+    cb = post.circuit()
+    for end in (cb.force_open, lambda: post.bus.retire(cb._core)):
+        cb.metrics_only()
+        break_(cb)
+        break_(cb)
+        post.flush()
+        post.service.script.appendleft(no("invalid_auth"))
+        end()
+        post.flush()
+        assert not told.listener._floods._circuits
+    assert [each.split("*")[1] for each in told.told] == [
+        "Circuit `payments` only measures: every call passes",
+        "Circuit `payments` would have opened",
+        "Circuit `payments` would have opened",  # was refused
+        "Circuit `payments` is forced open",
+        "Circuit `payments` only measures: every call passes",
+        "Circuit `payments` was forced open",
+        "Circuit `payments` would have opened",
+        "Circuit `payments` would have opened",  # was refused
+    ]
+    assert not told.listener._threads._known
+
+
 def test_other_events_are_messages_of_their_own(post: Post) -> None:
     """What is asked for when attaching is told as a log line tells it."""
     told = Slack(post)
@@ -344,6 +383,7 @@ def test_alerts_about_different_things_do_not_share_a_thread(post: Post) -> None
     told.listener(an_alert(fingerprint="a", status="resolved"))
     told.listener(an_alert(fingerprint="c", status="resolved", metrics=None, failing_since=None, last_error=None))
     told.listener(an_alert(fingerprint="b"))
+    told.listener(an_alert(fingerprint="b", since=1_700_000_900.0))
     assert [each.split(" ")[0] for each in told.told] == [
         ":rotating_light:",
         ":rotating_light:",
@@ -351,6 +391,7 @@ def test_alerts_about_different_things_do_not_share_a_thread(post: Post) -> None
         "=1",
         ":white_check_mark:",
         ">2",
+        ":rotating_light:",
     ]
 
 

@@ -54,7 +54,7 @@ from tests.posting import (
     service,
     waits,
 )
-from tests.running import PATIENCE, Running, arrives, script
+from tests.running import PATIENCE, Running, arrives, script, together
 
 FIXTURES = (logged, post, service, waits)
 
@@ -284,6 +284,12 @@ def test_a_receiver_can_verify_it(prefix: str, post: Post) -> None:
         assert not verify(KEY + b"!", request.headers, request.body)
         assert not verify(KEY, request.headers, request.body + b" ")
         assert not verify(KEY, {**request.headers, "webhook-timestamp": "1"}, request.body)
+
+
+def test_its_name_can_be_changed(post: Post) -> None:
+    """A User-Agent of the user's replaces ours, however it is written."""
+    hook(post, headers={"user-agent": "shop/1"})(an_alert())
+    assert post.service.received[0].headers["user-agent"] == "shop/1"
 
 
 def test_while_a_secret_is_changed_both_sign(post: Post) -> None:
@@ -680,6 +686,26 @@ def test_a_forked_child_delivers_its_own(service: Service) -> None:
     assert told[-1] == "last"
 
 
+def test_any_number_of_threads_may_use_and_close_it(service: Service) -> None:
+    """Messages of several threads arrive while others close the listener; no connection is closed under a message."""
+    listener = WebhookListener(service.url)
+    ended = threading.Event()
+
+    def send() -> None:
+        for _ in range(10):
+            listener(an_alert())
+
+    def close() -> None:
+        while not ended.wait(0.001):
+            listener.close()
+
+    closing = Running(close)
+    together(*[send] * 4)
+    ended.set()
+    assert closing.done()
+    assert len(service.received) == 40
+
+
 def test_a_listener_that_is_dropped_closes_its_connections(post: Post) -> None:
     """Collected without having been closed, it leaves no open socket behind, about which Python would warn."""
     listener = hook(post)
@@ -787,6 +813,16 @@ def test_the_proxy_of_the_environment_is_used(post: Post, monkeypatch: pytest.Mo
     with pytest.raises(DeliveryError, match="no connection"):
         WebhookListener("http://hooks.invalid/T0K3N", clock=post.clock, retries=0)(an_alert())
     assert len(post.service.received) == 1
+
+
+def test_a_proxy_that_refuses_is_tried_again(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be down as well; what it says is not shown."""
+    for name in ("https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", post.service.url.replace("//", "//user:S3CR3T@"))
+    with pytest.raises(DeliveryError) as caught:
+        WebhookListener("https://hooks.invalid/T0K3N", clock=post.clock, retries=1)(an_alert())
+    assert str(caught.value) == "not delivered to https://hooks.invalid: the proxy refused it (2 tries in 0.5 s)"
 
 
 def test_without_httpx_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,8 +218,9 @@ class Subscription:
         """Detach the listener: once this returns it is not called again.
 
         What waits in a background queue is delivered first, and a call that runs in another thread may end, within one
-        second each; closed from within its own listener, neither is waited for. The listener's own ``close()`` is
-        called when its last subscription closes. Closing twice does nothing.
+        second each; closed from within its own listener, neither is waited for. What still waits then goes, and
+        `EventsDropped` says how much. The listener's own ``close()`` is called when its last subscription closes.
+        Closing twice does nothing.
         """
         deadline = time.monotonic() + _CLOSE_WAIT
         me = get_ident()
@@ -228,7 +229,8 @@ class Subscription:
                 time.sleep(0.001)  # another thread is closing it
             return
         if self._box is not None and not self.outlet.worker.is_current:
-            self._box.wait_until_empty(deadline)
+            if not self._box.wait_until_empty(deadline):
+                self._box.drop_all()
             self._box.report_losses()
         self._active = False
         if self._box is not None:

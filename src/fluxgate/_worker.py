@@ -93,6 +93,13 @@ class Mailbox:
         self.report_losses()
         return not told
 
+    def drop_all(self) -> None:
+        """Nobody waits any longer for what waits: it goes, and counts as lost."""
+        with self._changed:
+            while self._waiting:
+                self._last_drop = self._waiting.popleft()[2]
+                self._dropped += 1
+
     def discard(self) -> None:
         """Forget what waits."""
         with self._changed:
