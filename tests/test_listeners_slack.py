@@ -556,6 +556,23 @@ def test_a_message_that_somebody_has_deleted(error: str, post: Post) -> None:
     assert post.errors == []
 
 
+def test_a_reply_that_is_refused_is_lost_and_told(post: Post) -> None:
+    """It does not become a message, which would be refused as well; nor is a refused change passed over."""
+    told = Slack(post).attach()
+    cb = post.circuit()
+    break_(cb)
+    post.flush()
+    post.service.script.appendleft(no("invalid_auth"))
+    cb.reset()
+    assert told.told == [OPEN, f">>1 {CLOSED}"]
+    break_(cb)
+    post.flush()
+    post.service.script.insert(1, no("missing_scope"))
+    cb.reset()
+    assert told.told[2:] == [OPEN, f">>2 {CLOSED}", f"=2 {WAS_OPEN}"]
+    assert [error.split(": ")[2].split(" ")[0] for error in post.errors] == ["invalid_auth", "missing_scope"]
+
+
 @both
 def test_callers_never_wait(make: Make, post: Post) -> None:
     """While Slack holds a request, calls, refusals and changes of state go on."""

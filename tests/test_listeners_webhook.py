@@ -7,6 +7,7 @@ import doctest
 import gc
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import pickle
@@ -15,7 +16,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from textwrap import dedent
@@ -479,11 +480,11 @@ def test_retry_after_is_respected(header: str, wait: float, post: Post) -> None:
 
 def test_who_asks_for_too_long_is_left_alone(post: Post) -> None:
     """A Retry-After beyond 30 s is not waited for: the message fails, and others before that time as well, untried."""
-    post.service.script.append(Answer(429, headers={"Retry-After": "90"}))
+    post.service.script.append(Answer(429, headers={"Retry-After": "45"}))
     listener = hook(post)
     with pytest.raises(DeliveryError, match=r"429 Too Many Requests \(1 try"):
         listener(an_alert())
-    post.clock.advance(89)
+    post.clock.advance(44)
     with pytest.raises(DeliveryError, match=r"the last one failed; it is tried again in 1 s"):
         listener(an_alert())
     assert len(post.service.received) == 1
@@ -500,11 +501,18 @@ def test_no_message_takes_longer_than_a_minute(post: Post) -> None:
     assert len(post.service.received) == 3
 
 
+class Endless(list[bytes]):
+    """Chunks without end."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return itertools.repeat(b"x" * 10_000)
+
+
 def test_an_endless_answer_is_not_read_to_its_end(post: Post) -> None:
     """Of an answer 64 KiB are read; the message is delivered."""
-    post.service.script.append(Answer(chunks=[b"x" * 10_000] * 1000))
+    post.service.script.append(Answer(chunks=Endless()))
     listener = hook(post)
-    listener(an_alert())
+    together(lambda: listener(an_alert()))
     listener(an_alert())
     assert len(post.service.received) == 2
 
@@ -704,6 +712,28 @@ def test_any_number_of_threads_may_use_and_close_it(service: Service) -> None:
     ended.set()
     assert closing.done()
     assert len(service.received) == 40
+
+
+def test_a_connection_in_use_is_closed_when_its_message_is_through(post: Post) -> None:
+    """Closing does not cut off a message that is on its way; its connection goes right after it."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        asked.set()
+        assert arrives(go_on)
+
+    post.service.script.append(Answer(during=hold))
+    listener = hook(post, timeout=PATIENCE)
+    sending = Running(lambda: listener(an_alert()))
+    assert arrives(asked)
+    line = listener._courier._line
+    assert line is not None
+    listener.close()
+    assert line._finalizer.alive, "it is in use"
+    go_on.set()
+    assert sending.done()
+    assert not line._finalizer.alive
+    assert len(post.service.received) == 1
 
 
 def test_a_listener_that_is_dropped_closes_its_connections(post: Post) -> None:
