@@ -6,7 +6,8 @@ from threading import RLock
 from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
-from fluxgate import _check
+from fluxgate import Subscription, _check
+from fluxgate._clock import as_clock
 from fluxgate._trace import trace_ids
 from fluxgate.events import (
     EVENT_TYPES,
@@ -29,6 +30,7 @@ LevelMap = Mapping[str | type[Event], int | str]
 """Levels by the name of a log event (``"circuit_opened"``) or by event type; a level is a number or a name."""
 
 _FREQUENT = concrete((CallStarted, CallEnded, CallRejected, FallbackUsed))  # as often as there are calls
+_SHORTEST_WAIT = 0.01  # seconds
 _REFUSING = frozenset((State.OPEN, State.HALF_OPEN, State.FORCED_OPEN))
 
 
@@ -60,6 +62,10 @@ class EventLog:
             self._levels |= _overrides(level_map, known_levels)
         self._floods = Floods(_check.number(interval, "interval", at_least=0))
 
+    def attached(self, subscription: Subscription) -> None:
+        """Through it the listener asks for a tick once there is something to wait for."""
+        self._floods.attached(subscription)
+
     @property
     def events(self) -> tuple[type[Event], ...]:
         """The types that it asks for when it is attached: of calls those alone whose level is on at that moment."""
@@ -81,6 +87,15 @@ class EventLog:
                 self._tell_held(self._floods.release(event.circuit_name, event.timestamp, forget=over))
             self._tell(event)
 
+    @property
+    def tick_interval(self) -> float | None:
+        """Seconds until something that was held back is to be written; ``None`` while there is nothing."""
+        return self._floods.next_due()
+
+    def tick(self) -> None:
+        """Write what was held back for an interval, though nothing has come since; the bus calls it."""
+        self._tell_held(self._floods.release_due())
+
     def close(self) -> None:
         """Write what is outstanding; the bus calls it when the listener is detached, and at the program's end."""
         self._tell_held(self._floods.release_all())
@@ -90,6 +105,10 @@ class EventLog:
             held = self._floods.hold(event, flood)
             if held is not None:
                 self._tell(event, stands_for=held + 1, held=held)
+            else:
+                subscription = self._floods.begin_to_wait()
+                if subscription is not None:
+                    subscription.wake()
 
     def _tell_held(self, outstanding: "list[tuple[Event, int]]") -> None:
         for event, held in outstanding:
@@ -141,10 +160,11 @@ def _level(level: Any, known: Mapping[str, int], key: Any) -> int:
 
 
 class _Flood:
-    __slots__ = ("held", "last", "told_at")
+    __slots__ = ("held", "last", "ticked_at", "told_at")
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: Event, now: float) -> None:
         self.told_at = event.timestamp
+        self.ticked_at = now  # the same moment by our own clock
         self.held = 0
         self.last = event
 
@@ -152,12 +172,14 @@ class _Flood:
 class Floods:
     """What may come with every call: the first is told at once, then one an `interval`, and how many were held back.
 
-    Time is that of the events, so that it passes as it does for their circuit. No timer runs: what is outstanding is
-    told with the next of its kind, or when somebody calls `release`.
+    Time is that of the events, so that it passes as it does for their circuit. Where no further event comes it is that
+    of the program: `next_due` says when `release_due` has something to give.
     """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
+        self._clock = as_clock(None)
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
         self.reset()
         _all_floods.add(self)
 
@@ -165,6 +187,7 @@ class Floods:
         """Forget everything: a forked child leaves it to its parent, whose threads may have held the lock."""
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
         self._circuits: dict[str, dict[Hashable, _Flood]] = {}
+        self._waiting = False  # somebody looks at `next_due`
 
     def hold(self, event: Event, kind: Hashable) -> int | None:
         """How many of this kind were held back before this one is told; ``None`` to hold this one back too."""
@@ -176,8 +199,43 @@ class Floods:
                 flood.held += 1
                 flood.last = event
                 return None
-            floods[kind] = _Flood(event)
+            floods[kind] = _Flood(event, self._clock.monotonic())
             return 0 if flood is None else flood.held
+
+    def attached(self, subscription: Subscription) -> None:
+        """One more through which a tick can be asked for."""
+        with self._lock:
+            self._subscriptions.add(subscription)
+
+    def begin_to_wait(self) -> Subscription | None:
+        """Something is held back: through whom to ask for ticks, unless somebody has."""
+        with self._lock:
+            waited, self._waiting = self._waiting, True
+            return None if waited else next((each for each in self._subscriptions if each.active), None)
+
+    def next_due(self) -> float | None:
+        """Seconds, above 0, until something is due; ``None`` if nothing is held back, and nobody need look again."""
+        now = self._clock.monotonic()
+        with self._lock:
+            times = [flood.ticked_at for floods in self._circuits.values() for flood in floods.values() if flood.held]
+            self._waiting = bool(times)
+            return max(min(times) + self._interval - now, _SHORTEST_WAIT) if times else None
+
+    def release_due(self) -> list[tuple[Event, int]]:
+        """Of each flood that has been held back for an interval the last, and how many were."""
+        now = self._clock.monotonic()
+        with self._lock:
+            due = [
+                flood
+                for floods in self._circuits.values()
+                for flood in floods.values()
+                if flood.held and now >= flood.ticked_at + self._interval
+            ]
+            outstanding = [(flood.last, flood.held) for flood in due]
+            for flood in due:
+                flood.told_at += now - flood.ticked_at
+                flood.held, flood.ticked_at = 0, now
+            return outstanding
 
     def release(self, circuit_name: str, now: float, *, forget: bool) -> list[tuple[Event, int]]:
         """Of this circuit the last of each kind that was held back, and how many were."""
@@ -188,13 +246,14 @@ class Floods:
                 self._circuits.pop(circuit_name, None)
             for flood in floods.values():
                 if flood.held:
-                    flood.held, flood.told_at = 0, now
+                    flood.held, flood.told_at, flood.ticked_at = 0, now, self._clock.monotonic()
             return outstanding
 
     def release_all(self) -> list[tuple[Event, int]]:
         """The same of every circuit, and forget them."""
         with self._lock:
             circuits, self._circuits = self._circuits, {}
+            self._waiting = False
         return [(flood.last, flood.held) for floods in circuits.values() for flood in floods.values() if flood.held]
 
 

@@ -167,12 +167,58 @@ def test_news_that_comes_during_a_look_is_newer(monkeypatch: pytest.MonkeyPatch)
     assert shop.news == []
 
 
+def test_a_name_that_moved_during_a_look_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namesake that opens and closes meanwhile hides for a tick that another was open before the listener came."""
+    shop = Shop(CircuitOpen(), attach=False)
+    first, second = shop.circuit(), shop.circuit()
+    first.force_open()
+    shop.bus.attach(shop.listener)
+    look = module._infos
+
+    def slow_look(*args: Any) -> Any:
+        seen = look(*args)
+        second.force_open()
+        second.reset()
+        return seen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_infos", slow_look)
+        shop.listener.tick()
+    assert shop.news == ["firing CircuitOpen", "resolved CircuitOpen"]
+    shop.listener.tick()
+    assert shop.news == ["firing CircuitOpen"]
+
+
+def test_an_open_circuit_that_moves_before_the_first_look() -> None:
+    """A failed probe of a circuit that was open before the listener came says so at once, and why."""
+    shop = Shop(CircuitOpen(), attach=False)
+    cb = shop.circuit(tripper=FailureStreak(1))
+    try_to(cb.call, fail)
+    shop.bus.attach(shop.listener)
+    shop.clock.advance(60)
+    try_to(cb.call, fail)
+    assert shop.news == ["firing CircuitOpen"]
+    shop.listener.tick()
+    shop.clock.advance(60)
+    cb.call(str)
+    shop.listener.tick()
+    assert shop.news == ["resolved CircuitOpen"]
+
+
+def deaf(shop: Shop, work: Callable[[], None]) -> None:
+    """Do something that the listener does not hear of, as if its queue had been full."""
+    shop.subscription._active = False
+    work()
+    shop.subscription._active = True
+
+
 def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next tick looks at everything once more."""
-    shop = Shop(CircuitOpen(), attach=False)
+    shop = Shop(CircuitOpen())
     cb = shop.circuit()
-    cb.force_open()
-    shop.bus.attach(shop.listener)
+    shop.listener.tick()
+    deaf(shop, cb.force_open)
+    shop.listener(lost("AlertListener"))
     with monkeypatch.context() as patch:
         patch.setattr(module, "_infos", broken)
         with pytest.raises(TypeError):
@@ -184,16 +230,13 @@ def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_events_of_its_own_that_went_are_made_up_for() -> None:
     """When its own queue was full it looks at the circuits again, finds what it missed and ends what is over."""
-    shop = Shop(CircuitOpen(), attach=False)
+    shop = Shop(CircuitOpen())
     missed, over = shop.circuit("missed"), shop.circuit("over")
-    subscription = shop.bus.attach(shop.listener)
     shop.listener.tick()
     over.force_open()
     assert shop.news == ["firing CircuitOpen"]
-    subscription._active = False  # deaf for a moment, as with a full queue
-    missed.force_open()
-    over.reset()
-    subscription._active = True
+    deaf(shop, missed.force_open)
+    deaf(shop, over.reset)
     shop.listener.tick()
     assert shop.news == []
     shop.listener(lost("AlertListener"))

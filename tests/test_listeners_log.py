@@ -801,6 +801,121 @@ def test_lost_events_are_a_warning() -> None:
     assert record.getMessage() == "events_dropped circuit_name=payments listener=Webhook count=12 sequence=7"
 
 
+# -- in time, though nothing more comes ---------------------------------------------------------------------------
+
+
+def still(shop: Shop) -> Shop:
+    """The listener's clock is the shop's, and nobody ticks but the test."""
+    shop.listener._floods._clock = shop.clock
+    shop.listener._floods._subscriptions.clear()
+    return shop
+
+
+def test_what_is_outstanding_is_written_at_the_end_of_the_interval() -> None:
+    """Though no call comes any more: an interval after the last line, once, and the sum stays exact."""
+    shop = still(Shop(interval=10))
+    cb, other = shop.circuit(), shop.circuit("other")
+    cb.force_open()
+    other.force_open()
+    for _ in range(5):
+        try_to(cb.call, str)
+    shop.clock.advance(4)
+    for _ in range(3):
+        try_to(other.call, str)
+    assert shop.listener.tick_interval == 6.0
+    shop.clock.advance(5.9)
+    shop.listener.tick()
+    assert rejections(shop) == [(1, 0), (1, 0)]
+    shop.clock.advance(0.1)
+    shop.listener.tick()
+    assert rejections(shop) == [(1, 0), (1, 0), (4, 4)]
+    assert shop.listener.tick_interval == 4.0
+    shop.clock.advance(4)
+    shop.listener.tick()
+    shop.listener.tick()
+    assert rejections(shop) == [(1, 0), (1, 0), (4, 4), (2, 2)]
+    assert shop.listener.tick_interval is None, "nothing to wait for"
+
+
+def test_the_line_at_the_end_of_the_interval_begins_another() -> None:
+    """What comes after it is held back for an interval from then on."""
+    shop = still(Shop(interval=10))
+    cb = shop.circuit()
+    cb.force_open()
+    for _ in range(2):
+        try_to(cb.call, str)
+    shop.clock.advance(12)
+    shop.listener.tick()
+    shop.clock.advance(9)
+    try_to(cb.call, str)
+    assert rejections(shop) == [(1, 0), (1, 1)]
+    shop.clock.advance(1)
+    try_to(cb.call, str)
+    assert rejections(shop) == [(1, 0), (1, 1), (2, 1)]
+
+
+def test_another_listeners_failures_are_told_in_time_as_well() -> None:
+    """The number of the last failure stands in the line, and how many came without one."""
+    shop = still(Shop())
+
+    def broken(event: Event) -> None:
+        raise OSError("disk full")
+
+    cb = shop.circuit()
+    cb.attach(broken, CallSucceeded)
+    for _ in range(7):
+        cb.call(str)
+    shop.clock.advance(10)
+    shop.listener.tick()
+    failed = shop.lines.called("listener_failed")
+    assert [(record.count, record.suppressed) for record in failed] == [(1, 0), (7, 6)]
+
+
+def test_the_bus_lets_it_write_in_time() -> None:
+    """In real time: a thread is there once something is held back, not before, and sleeps when nothing is."""
+    shop = Shop(interval=0.05)
+    written = threading.Event()
+
+    def note(record: logging.LogRecord) -> bool:
+        if getattr(record, names.SUPPRESSED, 0):
+            written.set()
+        return True
+
+    shop.logger.addFilter(note)
+    outlet = shop.subscription.outlet
+    cb = shop.circuit()
+    cb.force_open()
+    try_to(cb.call, str)
+    assert outlet._worker is None
+    try_to(cb.call, str)
+    assert written.wait(20)
+    deadline = time.monotonic() + 20
+    while outlet.worker.ticks and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not outlet.worker.ticks
+    written.clear()
+    for _ in range(2):
+        try_to(cb.call, str)
+    assert written.wait(20), "it wakes again"
+    assert sum(rejected for rejected, _ in rejections(shop)) == 4
+
+
+def test_calls_are_told_after_refresh_when_their_level_is_switched_on() -> None:
+    """A level that is lowered later counts from `refresh()` on, and the fast lane is open again after the next."""
+    shop = Shop(logging.INFO)
+    cb = shop.circuit()
+    shop.logger.setLevel(logging.DEBUG)
+    cb.call(str)
+    assert not shop.lines.called("call_succeeded")
+    shop.subscription.refresh()
+    cb.call(str)
+    assert [record.levelname for record in shop.lines.called("call_succeeded")] == ["DEBUG"]
+    shop.logger.setLevel(logging.INFO)
+    shop.subscription.refresh()
+    cb.call(str)
+    assert cb._core.lane is not None
+
+
 # -- trace ids ----------------------------------------------------------------------------------------------------
 
 

@@ -29,8 +29,8 @@ Listener = Callable[[Any], Any]
 - `destination`: something hashable; of several listeners that name the same one, a circuit tells each event to the
   first attached only, so that two of them do not count everything twice; asked when attached, and by `refresh`;
 - ``attached(subscription)``: called once it is attached, to look at the circuits that are there already;
-- ``tick()`` and `tick_interval` in seconds: called so often in a thread of its own, also while no call comes; an
-  interval of ``None`` ends it;
+- ``tick()`` and `tick_interval` in seconds: called so often in a thread of its own, also while no call comes; with an
+  interval of ``None`` not at all, until `Subscription.wake`;
 - ``around(circuit_name, call_id, *, nested)``: called in an admitted call's own context before it runs, while the
   listener asks for `CallStarted` or outcomes; what it returns, unless ``None``, is called there with the event that
   ended the call, or ``None`` where nobody asks for that one. Not `nested`: the call is a generator's, or settled
@@ -41,6 +41,7 @@ Delivery = Literal["inline", "background"]
 
 _CLOSE_WAIT = 1.0
 _TICK_AGAIN = 1.0  # seconds after a tick that failed
+_AFTER_FORK = 0.1  # seconds until a child's first tick: listeners have handlers of their own that must run first
 _numbers = count()
 
 
@@ -69,7 +70,13 @@ class Outlet:
         """Call the listener's `tick` from now on; its failures go to `report`."""
         if callable(getattr(self.listener, "tick", None)) and tick_interval(self.listener) is not None:
             self.ticking = report
-            self.worker.start_ticking(weakref.WeakMethod(self.tick))
+            if tick_interval(self.listener) is not None:
+                self.wake()
+
+    def wake(self, delay: float = 0.0) -> None:
+        """See `Subscription.wake`."""
+        if self.ticking is not None:
+            self.worker.start_ticking(weakref.WeakMethod(self.tick), delay)
 
     async def tick(self) -> float | None:
         """Let the listener look at the time; seconds until the next, ``None`` for never."""
@@ -124,9 +131,10 @@ class Outlet:
     def reset(self) -> None:
         """In a forked child."""
         if self._worker is not None:
+            ticks = self._worker.ticks
             self._worker.reset()
-            if self.ticking is not None:
-                self.worker.start_ticking(weakref.WeakMethod(self.tick))
+            if ticks:
+                self.wake(_AFTER_FORK)
 
 
 def tick_interval(listener: Any) -> float | None:
@@ -213,6 +221,15 @@ class Subscription:
             TypeError, ValueError: They are not event types, or none; or the destination is not hashable.
         """
         self._bus.refresh(self)
+
+    def wake(self) -> None:
+        """Let the listener tick at once, and from then on as its `tick_interval` says.
+
+        For one that has something to wait for only now and then: while its `tick_interval` is ``None`` it has no
+        thread that wakes up, and before the first time no thread at all.
+        """
+        with self._bus.lock:
+            self.outlet.wake()
 
     def close(self) -> None:
         """Detach the listener: once this returns it is not called again.

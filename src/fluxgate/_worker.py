@@ -129,6 +129,7 @@ class Worker:
         self._tick: weakref.WeakMethod[Callable[[], Awaitable[float | None]]] | None = None
         self._tick_at = math.inf
         self._ticking = False
+        self._roused = False
 
     @property
     def is_current(self) -> bool:
@@ -142,9 +143,20 @@ class Worker:
             self._start()
         self._rouse()
 
-    def start_ticking(self, tick: "weakref.WeakMethod[Callable[[], Awaitable[float | None]]]") -> None:
-        """Call `tick` soon, and again whenever the seconds that it returned have passed; it is held weakly."""
-        self._tick, self._tick_at = tick, -math.inf
+    @property
+    def ticks(self) -> bool:
+        """Whether a tick is to come, or is running."""
+        return self._ticking or self._tick_at < math.inf
+
+    def start_ticking(
+        self, tick: "weakref.WeakMethod[Callable[[], Awaitable[float | None]]]", delay: float = 0.0
+    ) -> None:
+        """Call `tick` in `delay` seconds, and again whenever the seconds that it returned have passed, until that is
+        ``None``. It is held weakly.
+        """
+        with self._lock:
+            self._tick, self._tick_at = tick, time.monotonic() + delay
+            self._roused = True
         self._start()
         self._rouse()
 
@@ -240,13 +252,15 @@ class Worker:
             tick = self._tick() if self._tick is not None else None
             self._stopping = self._stopping or (self._tick is not None and tick is None)  # nobody has it any more
             self._ticking = tick is not None
+            self._roused = False
         wait = None
         try:
             if tick is not None:
                 wait = await tick()
         finally:
             with self._lock:
-                self._tick_at = math.inf if wait is None else time.monotonic() + wait
+                if not self._roused:  # else somebody has asked for another meanwhile
+                    self._tick_at = math.inf if wait is None else time.monotonic() + wait
                 self._ticking = False
                 self._lock.notify_all()
 
