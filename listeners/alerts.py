@@ -127,11 +127,11 @@ class AlertListener:
         self._given = several(sink)
         self._sinks = [as_sink(each, type(self).__name__) for each in self._given]
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self.reset()
+        self.after_fork()
         _all_listeners.add(self)
 
-    def reset(self) -> None:
-        """Begin anew: a forked child leaves what was going on to its parent, whose threads may have held the lock."""
+    def after_fork(self) -> None:
+        """Begin anew: a child leaves what was going on to its parent, whose threads may have held the lock."""
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
         self._outbox: deque[tuple[Alert, Context]] = deque()
         self._telling = False
@@ -412,7 +412,7 @@ _all_listeners: "WeakSet[AlertListener]" = WeakSet()
 
 def _after_fork() -> None:
     for listener in list(_all_listeners):
-        listener.reset()
+        listener.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -21,10 +21,10 @@ class LogListener(EventLog):
     Changes of state are always written: at WARNING when a circuit opens, else at INFO. Calls are written at
     DEBUG, and cost nothing when that is off: the level is looked at when the listener is attached, so configure
     logging first. Of refused calls the first is written at once and then one line a circuit an interval, as
-    `calls_rejected` with the number of calls that it stands for; what is outstanding is written before the
-    circuit's next change of state, and when the listener is detached or the program ends. Where OpenTelemetry has
-    a current span, `trace_id` and `span_id` are added. Texts are cut at 1,000 characters, and characters that are
-    not printable are escaped.
+    `calls_rejected` with the number of calls that it stands for; what is outstanding is written at the end of the
+    interval, before the circuit's next change of state, and when the listener is detached or the program ends. Where
+    OpenTelemetry has a current span, `trace_id` and `span_id` are added. Texts are cut at 1,000 characters, and
+    characters that are not printable are escaped.
 
     Args:
         logger: Where to write; the logger ``fluxgate.events``. Where a program has configured no logging,

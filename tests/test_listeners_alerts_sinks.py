@@ -1,11 +1,13 @@
-"""Where AlertListener's alerts go: loggers, callables, several of them, and what happens where one fails."""
+"""Where AlertListener's alerts go: loggers, callables, several of them, where one fails, and what its page says."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import logging
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from fluxgate import State
 from fluxgate.events import ListenerFailed
 from fluxgate.listeners import names
 from fluxgate.listeners.alerts import (
+    DEFAULT_ALERTS,
     Alert,
     AlertListener,
     CircuitOpen,
@@ -347,3 +350,36 @@ def test_a_sink_may_call_the_breaker_and_the_listener() -> None:
         "resolved first",
     ]
     assert told[1] == "done"
+
+
+# -- the page -----------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "listeners" / "alerts.md"
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The body of the page's table that begins with this heading."""
+    table = PAGE.read_text("utf-8").split(heading, 1)[1].split("\n\n", 1)[0]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines()[1:]]
+    return [[cell.strip() for cell in line] for line in lines if "---" not in line[0]]
+
+
+def test_the_pages_table_of_alerts_is_true() -> None:
+    """Each alert of the catalogue with its severity and runbook, and each figure of its rule with its default."""
+    shown = rows("| alert |")
+    assert [(name.strip("`"), severity) for name, severity, *_ in shown] == [
+        (alert.name, alert.severity) for alert in names.ALERTS
+    ]
+    for (*_, fires, resolves, runbook), rule in zip(shown, DEFAULT_ALERTS, strict=True):
+        assert runbook == f"[{rule.alert.runbook}](../../{names.RUNBOOKS}{rule.alert.runbook})"
+        figures = {key: value for key, value in zip(rule.fields, rule.values(), strict=True) if key != "severity"}
+        for key, value in figures.items():
+            assert f"`{key}`" in fires + resolves, (rule.alert.name, key)
+            if value is not None:
+                pattern = rf"`{key}`[^`(]*\({value:g}\)"
+                assert re.search(pattern, fires + " " + resolves), (rule.alert.name, key)
+
+
+def test_the_pages_table_of_keys_is_whole() -> None:
+    """It lists the keys of the catalogue, in their order."""
+    assert [key for row in rows("| key |") for key in re.findall(r"`(\w+)`", row[0])] == list(names.ALERT_KEYS)

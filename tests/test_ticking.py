@@ -170,8 +170,8 @@ os.register_at_fork(after_in_child=after_fork)
 child = os.fork()
 if child == 0:
     waking.ticked.clear()
-    mine = [ready for process, ready in ticked_in if process == os.getpid()]
-    good = waking.ticked.wait(20) and all(mine)
+    good = waking.ticked.wait(20)
+    good = good and all(ready for process, ready in ticked_in if process == os.getpid())
     good = good and subscriptions[1].outlet.worker._thread is None
     os._exit(0 if good else 1)
 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
