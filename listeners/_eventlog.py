@@ -84,8 +84,12 @@ class EventLog:
             if isinstance(event, (StateChanged, CircuitRetired)):
                 # Up to date before the line that ends what was going on.
                 over = isinstance(event, CircuitRetired) or event.new_state not in _REFUSING
-                self._tell_held(self._floods.release(event.circuit_name, event.timestamp, forget=over))
-            self._tell(event)
+                try:
+                    self._tell_held(self._floods.release(event.circuit_name, event.timestamp, forget=over))
+                finally:
+                    self._tell(event)
+            else:
+                self._tell(event)
 
     @property
     def tick_interval(self) -> float | None:
@@ -105,15 +109,21 @@ class EventLog:
             held = self._floods.hold(event, flood)
             if held is not None:
                 self._tell(event, stands_for=held + 1, held=held)
-            else:
+            elif not self._floods.waiting:
                 subscription = self._floods.begin_to_wait()
                 if subscription is not None:
                     subscription.wake()
 
     def _tell_held(self, outstanding: "list[tuple[Event, int]]") -> None:
+        failed: Exception | None = None
         for event, held in outstanding:
-            # Not traced: the current span is another call's.
-            self._tell(event, stands_for=held, held=held, traced=False)
+            try:
+                # Not traced: the current span is another call's.
+                self._tell(event, stands_for=held, held=held, traced=False)
+            except Exception as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def _tell(self, event: Event, *, stands_for: int = 1, held: int | None = None, traced: bool = True) -> None:
         name = log_name(event)
@@ -187,7 +197,8 @@ class Floods:
         """Forget everything: a forked child leaves it to its parent, whose threads may have held the lock."""
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
         self._circuits: dict[str, dict[Hashable, _Flood]] = {}
-        self._waiting = False  # somebody looks at `next_due`
+        self.waiting = False
+        """Something is held back, and somebody looks at `next_due`."""
 
     def hold(self, event: Event, kind: Hashable) -> int | None:
         """How many of this kind were held back before this one is told; ``None`` to hold this one back too."""
@@ -210,7 +221,7 @@ class Floods:
     def begin_to_wait(self) -> Subscription | None:
         """Something is held back: through whom to ask for ticks, unless somebody has."""
         with self._lock:
-            waited, self._waiting = self._waiting, True
+            waited, self.waiting = self.waiting, True
             return None if waited else next((each for each in self._subscriptions if each.active), None)
 
     def next_due(self) -> float | None:
@@ -218,7 +229,7 @@ class Floods:
         now = self._clock.monotonic()
         with self._lock:
             times = [flood.ticked_at for floods in self._circuits.values() for flood in floods.values() if flood.held]
-            self._waiting = bool(times)
+            self.waiting = bool(times)
             return max(min(times) + self._interval - now, _SHORTEST_WAIT) if times else None
 
     def release_due(self) -> list[tuple[Event, int]]:
@@ -253,7 +264,7 @@ class Floods:
         """The same of every circuit, and forget them."""
         with self._lock:
             circuits, self._circuits = self._circuits, {}
-            self._waiting = False
+            self.waiting = False
         return [(flood.last, flood.held) for floods in circuits.values() for flood in floods.values() if flood.held]
 
 

@@ -871,6 +871,31 @@ def test_another_listeners_failures_are_told_in_time_as_well() -> None:
     assert [(record.count, record.suppressed) for record in failed] == [(1, 0), (7, 6)]
 
 
+def test_a_line_that_cannot_be_written_hides_no_other() -> None:
+    """One circuit's line fails: the others' are written all the same, and so is a change of state after it."""
+    shop = still(Shop(interval=10))
+    circuits = [shop.circuit(name) for name in ("a", "b", "c")]
+
+    def broken(record: logging.LogRecord) -> bool:
+        if (getattr(record, "circuit_name", ""), getattr(record, names.SUPPRESSED, 0)) == ("a", 1):
+            raise OSError("disk full")
+        return True
+
+    shop.logger.addFilter(broken)
+    for cb in circuits:
+        cb.force_open()
+        for _ in range(2):
+            try_to(cb.call, str)
+    shop.clock.advance(10)
+    with pytest.raises(OSError, match="disk full"):
+        shop.listener.tick()
+    told = [record.circuit_name for record in shop.lines.called("calls_rejected") if record.suppressed]
+    assert told == ["b", "c"]
+    try_to(circuits[0].call, str)
+    circuits[0].reset()
+    assert shop.lines.records[-1].event == "circuit_closed"
+
+
 def test_the_bus_lets_it_write_in_time() -> None:
     """In real time: a thread is there once something is held back, not before, and sleeps when nothing is."""
     shop = Shop(interval=0.05)
