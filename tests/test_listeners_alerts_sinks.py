@@ -264,6 +264,23 @@ def test_a_failing_sink_is_itself_a_failing_listener() -> None:
         alone.listener.tick()
 
 
+def test_an_interrupt_in_a_sink_is_the_programs() -> None:
+    """It reaches the caller as anywhere else, and the next alert is told."""
+    told: list[str] = []
+
+    def interrupted(alert: Alert) -> None:
+        told.append(alert.status)
+        if alert.status == "firing":
+            raise KeyboardInterrupt
+
+    shop = Shop(CircuitOpen(), sink=interrupted)
+    cb = shop.circuit()
+    with pytest.raises(KeyboardInterrupt):
+        cb.force_open()
+    cb.reset()
+    assert told == ["firing", "resolved"]
+
+
 def test_a_coroutine_from_a_sink_is_refused() -> None:
     """A plain callable that returns a coroutine is told as a failure, instead of being forgotten."""
 

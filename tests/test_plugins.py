@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -333,3 +334,15 @@ CircuitBreaker("observed").force_open()
         f"quiet: {State.FORCED_OPEN}",
         f"sample: StateChanged observed {State.FORCED_OPEN}",
     ]
+
+
+def test_the_page_lists_all_that_a_listener_may_have() -> None:
+    """What the engine looks up on a listener, or on its class, stands in the table of the page about writing one."""
+    root = Path(__file__).parents[1]
+    source = "".join(path.read_text("utf-8") for path in (root / "src" / "fluxgate").glob("*.py"))
+    asked = set(re.findall(r'getattr\((?:\w+\.)*(?:listener|factory), "([a-z]\w+)"', source))
+    page = (root / "docs" / "listeners" / "own.md").read_text("utf-8")
+    table = page.split("| attribute |", 1)[1].split("\n\n", 1)[0]
+    listed = {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)[`(]", line.split("|")[1])}
+    assert listed == asked
+    assert len(listed) == 10
