@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import re
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -400,3 +403,21 @@ def test_the_pages_table_of_alerts_is_true() -> None:
 def test_the_pages_table_of_keys_is_whole() -> None:
     """It lists the keys of the catalogue, in their order."""
     assert [key for row in rows("| key |") for key in re.findall(r"`(\w+)`", row[0])] == list(names.ALERT_KEYS)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None and not os.environ.get("CI"), reason="promtool is not installed")
+def test_the_queries_of_the_runbooks_are_promql(tmp_path: Path) -> None:
+    """Prometheus can read each, and each names one of Fluxgate's series with labels that it has."""
+    pages = "".join(path.read_text("utf-8") for path in (PAGE.parents[2] / names.RUNBOOKS).glob("*.md"))
+    queries = re.findall(r"`([^`]*(?:rate|sum|quantile)[^`]*\([^`]*)`", pages)
+    assert len(queries) >= 7
+    rules = [f"  - record: 'query:{number}'\n    expr: {json.dumps(query)}\n" for number, query in enumerate(queries)]
+    file = tmp_path / "rules.yml"
+    file.write_text("groups:\n- name: runbooks\n  rules:\n" + "".join(rules), "utf-8")
+    done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for query in queries:
+        (series,) = re.findall(r"circuit_breaker_\w+", query)
+        (instrument,) = (each for each in names.INSTRUMENTS if series.removesuffix("_bucket") == each.series)
+        labels = re.findall(r"\{(\w+)=", query) + re.findall(r"\w+", "".join(re.findall(r"by \(([^)]*)\)", query)))
+        assert set(labels) <= {*instrument.labels, "le", "instance"}, query
