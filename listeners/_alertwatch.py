@@ -289,7 +289,7 @@ class Rejections(Watch):
             self._forget(now)
             self._since = self._since if self._count else event.timestamp
             number = self._slice_of(now)
-            if not self._slices or self._slices[-1][0] != number:
+            if not self._slices or self._slices[-1][0] < number:  # another thread may have been later, and here first
                 self._slices.append([number, 0])
             self._slices[-1][1] += 1
             self._count += 1

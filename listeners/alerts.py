@@ -252,10 +252,12 @@ class AlertListener:
             self._moved = set()
         try:
             seen = _infos(subscriptions, None if anew or due else doubts)
+            notable = {
+                name for name, infos in seen.items() if any(rule.concerns(infos) for rule in self._rules.values())
+            }
         except BaseException:
             self._anew, self._moved = True, None
             raise
-        notable = {name for name, infos in seen.items() if any(rule.concerns(infos) for rule in self._rules.values())}
         now, wall = self._clock.monotonic(), self._clock.time()
         with self._lock:
             moved, self._moved = self._moved or set(), None
