@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
+from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -69,6 +70,34 @@ def restless() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(interval)
+
+
+class Interrupt(Exception):
+    """What a signal handler raises: a soft time limit, say."""
+
+
+def interrupted(work: Callable[[], object], step: int) -> bool:
+    """Run it and raise `Interrupt` in the engine where a signal handler may, for the time `step`; whether it got there.
+
+    CPython runs signal handlers as a function is entered and as a built-in one returns.
+    """
+    left, before = step, sys.getprofile()
+
+    def watch(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return") and frame.f_globals.get("__name__", "").startswith("fluxgate."):
+            left -= 1
+            if left == -1:
+                raise Interrupt
+
+    sys.setprofile(watch)
+    try:
+        work()
+    except Interrupt:
+        pass
+    finally:
+        sys.setprofile(before)
+    return left < 0
 
 
 def script(source: str, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fluxgate import AvgLatency, CountWindow, FailureRate, FailureStreak, Metric, MinRequests, SlowRate, TimeWindow
 from fluxgate.windows import Record, Window
 from tests.faces import STATES_ONLY, Make, both
+from tests.running import interrupted
 
 SLOW = 1.0
 THRESHOLDS = (0.5, 2.0)
@@ -99,6 +101,25 @@ def test_a_count_window_costs_nine_bytes_a_call() -> None:
         record.add(0.0, 0.0, 0.1, False)
     assert len(record._flags) == 1000
     assert len(record._durations) * record._durations.itemsize == 8000
+
+
+@pytest.mark.parametrize("window", [CountWindow(3), TimeWindow(100)], ids=["count", "time"])
+def test_a_signal_handler_that_raises_leaves_a_window_whole(window: Window) -> None:
+    """The call at hand may be half counted; later ones are recorded, and forgotten, without an error."""
+    for step in count():
+        record = window.open(1.0, (2.0,))
+        record.add(0.0, 0.0, 0.5, failed=False)
+        if not interrupted(lambda record=record: record.add(1.0, 1.0, 3.0, failed=True), step):  # type: ignore[misc]
+            break
+        for second in (2, 3, 4):
+            record.add(second, second, 0.5, failed=True)
+        assert 3 <= record.metric(5).total_count <= 5
+        assert record.failing_since(5) in (1.0, 2.0)
+        interrupted(lambda record=record: record.metric(200), step)  # type: ignore[misc]
+        for second in (200, 201, 202):
+            record.add(second, second, 0.5, failed=False)
+        assert record.metric(202).total_count == 3
+    assert step > 3
 
 
 def test_failures_that_left_a_count_window_leave_nothing() -> None:

@@ -169,16 +169,16 @@ class CountRecord(Record):
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
         flag = _FAILED if failed else 0
         if failed:
-            self._failures += 1
             if self._failed_at is None:
                 self._failed_at = _Times()
             self._failed_at.push(wall)
+            self._failures += 1
         if duration >= self._floor:
             flag |= _SLOW
             self._count_slow(duration, 1)
         head = self._head
-        if head == len(self._flags):
-            self._flags.append(flag)
+        if head == len(self._durations):
+            self._flags[head:] = (flag,)  # no call: should a signal handler raise here, both stay of one length
             self._durations.append(duration)
         else:
             self._old_lap -= self._durations[head]
@@ -332,9 +332,10 @@ class TimeRecord(Record):
         # never backwards: threads hand in their times slightly out of order
         self._number = max(self._number, math.floor(now / self._width))
         while self._slices and self._slices[0].number <= self._number - _SLICES:
-            gone = self._slices.popleft()
+            gone = self._slices[0]
             self._total -= gone.total
             self._failures -= gone.failures
+            self._slices.popleft()
 
     def metric(self, now: float) -> Metric:
         self._forget(now)
