@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
+from itertools import count
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 
 from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, State
 from fluxgate._tasks import running_loop
+from fluxgate._teller import _Claim
 from fluxgate._worker import Worker
 from fluxgate.events import CallStarted, Event, EventsDropped, ListenerFailed, StateChanged
 from fluxgate.testing import EventRecorder
-from tests.running import Running, arrives
+from tests.running import Running, arrives, interrupted
 from tests.test_process import program
 
 PATIENCE = 20.0
@@ -58,14 +60,14 @@ def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> No
     loop = asyncio.new_event_loop()
     loop.close()
     for closed_early in (False, True):
-        first = core._take_claim()
-        assert first is not None
+        first, second = _Claim(), _Claim()
+        assert core._take(first)
         step = core._advance(first)
         assert step is not None
+        step[0].given += 1  # as the task does when it begins
         next(guard := core._guard(first))
         first.loop = loop
-        second = core._take_claim()
-        assert second is not None
+        assert core._take(second)
         if closed_early:
             guard.close()
         else:
@@ -273,3 +275,64 @@ def test_nothing_fails_while_another_thread_imports_asyncio(monkeypatch: pytest.
     cb._core.deliver_soon()
     assert [event.new_state for event in recorder.of(StateChanged)] == ["forced_open"]
     assert running_loop() is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it meets a finalizer
+@pytest.mark.parametrize("delivery", ["inline", "background"])
+def test_a_signal_handler_that_raises_anywhere_silences_nobody(delivery: Any) -> None:
+    """The call at hand ends, at most one event is lost, and the circuit's next events are told, numbered in order."""
+    for step in count():
+        bus, recorder = Bus(), EventRecorder()
+        circuit = CircuitBreaker("payments", bus=bus)
+        with bus.attach(recorder, delivery=delivery):
+            if not interrupted(lambda circuit=circuit: circuit.call(abs, -1), step):  # type: ignore[misc]
+                break
+            circuit.force_open()
+            assert bus.flush(PATIENCE)
+        numbers = [event.sequence for event in recorder.events_seen]
+        assert len(recorder.of(StateChanged)) == 1
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1] - len(numbers) <= 1
+    assert step > 50
+
+
+def test_a_delivery_that_never_began_leaves_its_event_to_the_next() -> None:
+    """A loop that ends before the task of a delivery took its first step costs no listener an event."""
+    told: list[Event] = []
+
+    async def listener(event: Event) -> None:
+        told.append(event)
+
+    bus = Bus()
+    bus.attach(listener, StateChanged)
+    cb = AsyncCircuitBreaker("payments", bus=bus)
+    cb._core.command(State.DISABLED)
+    later = cb._core.deliver()
+    assert later is not None
+    later.close()
+    asyncio.run(cb.reset())
+    assert [event.sequence for event in told] == [1, 2]
+
+
+def test_a_thread_that_could_not_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has no thread to spare for a while delivers in the background afterwards."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    bus, told, done = Bus(), list[str](), threading.Event()
+
+    def listener(event: StateChanged) -> None:
+        told.append(event.new_state)
+        if len(told) == 3:
+            done.set()
+
+    bus.attach(listener, delivery="background")
+    circuit = CircuitBreaker("payments", bus=bus)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        circuit.disable()
+        circuit.reset()
+    circuit.force_open()
+    assert arrives(done)
+    assert told == ["disabled", "closed", "forced_open"]

@@ -90,22 +90,24 @@ class Teller:
     # -- telling --------------------------------------------------------------------------------------------------
 
     def draft(self, kind: type[Event], wall: float) -> Any:
-        self._sequence += 1
         draft = kind.drafts()
         draft.circuit_name = self.name
         draft.timestamp = wall
-        draft.sequence = self._sequence
         draft.state = self.machine.state
         return draft
 
     def push(self, item: Any, kind: type[Event] | None = None) -> None:
-        if kind is not None:
-            item.__class__ = kind
         if isinstance(self.outbox, tuple):
             self.outbox = deque()
         if len(self.outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
             self._drop_oldest(self.outbox)
-        self.outbox.append(_Letter(item, self.routes.get(kind, ()) if kind else ()))
+        letter = _Letter(item, self.routes.get(kind, ()) if kind else ())
+        if kind is not None:
+            # With no call before the append, no signal handler comes in between, to raise or to call this breaker.
+            self._sequence += 1
+            item.sequence = self._sequence
+            item.__class__ = kind
+        self.outbox.append(letter)
 
     def _drop_oldest(self, outbox: "deque[_Letter]") -> None:
         """Whoever delivers is stuck: the oldest event goes, but not the one at hand, nor what is no event."""
@@ -200,13 +202,17 @@ class Teller:
         """
         if self.bus.graveyard:
             self.bus.bury()
-        claim = self._take_claim() if self.outbox else None
-        if claim is not None:
-            step = self._advance(claim)
-            if step is not None:
-                claim.loop = running_loop()
-                next(guard := self._guard(claim))
-                return self._drive(claim, step, guard)
+        if self.outbox:
+            claim = _Claim()
+            try:
+                step = self._advance(claim) if self._take(claim) else None
+                if step is not None:
+                    claim.loop = running_loop()
+                    next(guard := self._guard(claim))
+                    return self._drive(claim, step, guard)
+            except BaseException:  # also what a signal handler raises, between whichever steps
+                self._let_go(claim)
+                raise
         return None
 
     async def deliver_async(self) -> None:
@@ -226,10 +232,11 @@ class Teller:
                 with suppress(RuntimeError):  # it was closed just now: the next call goes on
                     loop.call_soon_threadsafe(lambda: spawn(loop, self.deliver_async()))
                 return
-            claim = self._take_claim()
-            step = self._advance(claim) if claim is not None else None
-            if claim is not None and step is not None:
-                step[0].given -= 1
+            claim = _Claim()
+            try:
+                if self._take(claim):
+                    self._advance(claim)
+            finally:
                 self._let_go(claim)
 
     def _home(self) -> Any:
@@ -251,16 +258,14 @@ class Teller:
         claim = self._claim
         return bool(self.outbox) and (claim is None or claim.thread != get_ident())
 
-    def _take_claim(self) -> "_Claim | None":
+    def _take(self, claim: "_Claim") -> bool:
         # Peeked at without the lock: whoever holds the claim looks into the outbox once more before giving it up.
-        claim = self._claim
-        if claim is not None and not claim.is_void:
-            return None
+        if self._claim is not None and not self._claim.is_void:
+            return False
         with self.lock:
             if self._claim is None or self._claim.is_void:
-                self._claim = _Claim()
-                return self._claim
-            return None
+                self._claim = claim
+            return self._claim is claim
 
     def _advance(self, claim: "_Claim", letter: "_Letter | None" = None) -> "tuple[_Letter, Subscription] | None":
         """Deliver up to the next listener that must be awaited, and give that out with its letter; ``None``: all told.
@@ -268,29 +273,25 @@ class Teller:
         A letter leaves the outbox when all have had it, so that one who takes over from an interrupted delivery goes
         on with the next listener.
         """
-        try:
-            letter = letter or self._next(claim, None)
-            while letter is not None:
-                if self._dropped:
-                    self._tell_losses()
-                if isinstance(letter.item, Fault):
-                    self._report(letter.item)
-                elif letter.item is _FAREWELL:
-                    for subscription in self.own:
-                        subscription.retire()
-                while letter.given < len(letter.receivers):
-                    subscription = letter.receivers[letter.given]
-                    letter.given += 1
-                    if subscription.needs_await(self):
-                        return letter, subscription
-                    try:
-                        subscription.take(letter.item, letter.context, self)  # pyright: ignore[reportArgumentType]
-                    except (KeyboardInterrupt, SystemExit) as error:
-                        claim.interrupt = error  # the program's, not the listener's: it goes on when all has been told
-                letter = self._next(claim, letter)
-        except BaseException:
-            self._let_go(claim)
-            raise
+        letter = letter or self._next(claim, None)
+        while letter is not None:
+            if self._dropped:
+                self._tell_losses()
+            if isinstance(letter.item, Fault):
+                self._report(letter.item)
+            elif letter.item is _FAREWELL:
+                for subscription in self.own:
+                    subscription.retire()
+            while letter.given < len(letter.receivers):
+                subscription = letter.receivers[letter.given]
+                if subscription.needs_await(self):
+                    return letter, subscription
+                letter.given += 1
+                try:
+                    subscription.take(letter.item, letter.context, self)  # pyright: ignore[reportArgumentType]
+                except (KeyboardInterrupt, SystemExit) as error:
+                    claim.interrupt = error  # the program's, not the listener's: it goes on when all has been told
+            letter = self._next(claim, letter)
         interrupt, claim.interrupt = claim.interrupt, None
         if interrupt is not None:
             raise interrupt
@@ -327,6 +328,7 @@ class Teller:
         with closing(guard):
             while step is not None:
                 letter, subscription = step
+                letter.given += 1  # only now: a task that never began leaves it to whoever takes over
                 await subscription.take_async(letter.item, letter.context, self)
                 step = self._advance(claim, letter)
 

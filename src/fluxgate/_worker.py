@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
-from threading import Condition, Thread, current_thread
+from threading import Condition, RLock, Thread, current_thread
 from typing import TYPE_CHECKING, Any
 
 from ._tasks import waiting_for
@@ -30,7 +30,8 @@ class Mailbox:
         self._worker = worker
         self._size = size
         self._waiting: deque[tuple[Event, Context, Teller]] = deque()
-        self._changed = Condition()
+        self._lock = RLock()  # entered itself: a signal handler that raises within `Condition` would leave it locked
+        self._changed = Condition(self._lock)
         self._scheduled = False
         self._dropped = 0
         self._last_drop: Teller | None = None
@@ -39,21 +40,22 @@ class Mailbox:
 
     def put(self, event: Event, context: Context, core: "Teller") -> None:
         """Queue an event; never waits."""
-        with self._changed:
+        with self._lock:
             if len(self._waiting) >= self._size:
                 self._waiting.popleft()
                 self._dropped += 1
                 self._last_drop = core
             self._waiting.append((event, context.copy(), core))
-            schedule, self._scheduled = not self._scheduled, True
-        if schedule:
-            self._worker.schedule(self)
+            if not (self._scheduled and self._worker.has_thread):
+                # Noted afterwards: if a signal handler raises in between, the next event schedules it again.
+                self._worker.schedule(self)
+                self._scheduled = True
         if self._dropped and time.monotonic() - self._reported_at >= _REPORT_EVERY:
             self.report_losses()
 
     def report_losses(self) -> None:
         """Tell how many events went since the last report."""
-        with self._changed:
+        with self._lock:
             count, self._dropped = self._dropped, 0
             core, self._last_drop = self._last_drop, None
             self._reported_at = time.monotonic()
@@ -63,7 +65,7 @@ class Mailbox:
 
     def take(self) -> "tuple[Event, Context, Teller] | None":
         """The oldest event; ``None``, and the box is at rest, when there is none."""
-        with self._changed:
+        with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
             self._scheduled = False
@@ -75,14 +77,14 @@ class Mailbox:
 
     def at_rest_or_later(self, then: Callable[[], None]) -> bool:
         """Whether nothing waits; if something does, `then` is called when it has been handed over."""
-        with self._changed:
+        with self._lock:
             if self._scheduled:
                 self._then = then
             return not self._scheduled
 
     def wait_until_empty(self, deadline: float) -> bool:
         """Wait until all has been handed over, or the monotonic deadline; whether it has."""
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: not self._scheduled, max(deadline - time.monotonic(), 0))
 
     def report_if_at_rest(self) -> bool:
@@ -102,12 +104,13 @@ class Mailbox:
 
     def discard(self) -> None:
         """Forget what waits."""
-        with self._changed:
+        with self._lock:
             self._waiting.clear()
 
     def reset(self) -> None:
         """In a forked child: the parent delivers what waits."""
-        self._changed = Condition()
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
         self._waiting.clear()
         self._scheduled = False
         self._dropped = 0
@@ -125,7 +128,8 @@ class Worker:
         self._wake: Any = None
         self._stopping = False
         self._last_work: list[Any] = []
-        self._lock = Condition()
+        self._lock = RLock()
+        self._ticked = Condition(self._lock)
         self._tick: weakref.WeakMethod[Callable[[], Awaitable[float | None]]] | None = None
         self._tick_at = math.inf
         self._ticking = False
@@ -136,9 +140,15 @@ class Worker:
         """Whether the calling thread is this worker's."""
         return current_thread() is self._thread
 
+    @property
+    def has_thread(self) -> bool:
+        """Whether its thread was started: a process that has too many may have had none to spare."""
+        return self._thread is not None
+
     def schedule(self, box: Mailbox) -> None:
         """See to it that the box is emptied."""
-        self._ready.append(box)
+        if self._thread is not None or box not in self._ready:
+            self._ready.append(box)
         if self._thread is None:
             self._start()
         self._rouse()
@@ -165,7 +175,7 @@ class Worker:
         with self._lock:
             self._tick = None
             if not self.is_current:
-                self._lock.wait_for(lambda: not self._ticking, timeout)
+                self._ticked.wait_for(lambda: not self._ticking, timeout)
 
     def stop(self) -> None:
         """Let the thread end once it is idle."""
@@ -195,8 +205,13 @@ class Worker:
             self._thread = Thread(target=self._run, name=f"fluxgate-{self._name}", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # the interpreter is shutting down: `drain_here` will do it
+            except (
+                RuntimeError
+            ):  # no thread to spare, or the interpreter is shutting down: then `drain_here` will do it
                 self._thread = None
+            except BaseException:  # interrupted by a signal handler: the next event starts another
+                self._thread = None
+                raise
 
     def _rouse(self) -> None:
         try:
@@ -207,6 +222,9 @@ class Worker:
     def _run(self) -> None:
         import asyncio
 
+        with self._lock:
+            if self._thread is not current_thread():  # the start was interrupted after all but its end
+                return
         with asyncio.Runner() as runner:
             runner.run(self._serve())
 
@@ -262,7 +280,7 @@ class Worker:
                 if not self._roused:  # else somebody has asked for another meanwhile
                     self._tick_at = math.inf if wait is None else time.monotonic() + wait
                 self._ticking = False
-                self._lock.notify_all()
+                self._ticked.notify_all()
 
     def drain_here(self) -> None:
         """Where no thread could be started any more, at the interpreter's end: deliver in this one."""
