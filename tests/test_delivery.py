@@ -281,6 +281,7 @@ def test_nothing_fails_while_another_thread_imports_asyncio(monkeypatch: pytest.
 @pytest.mark.parametrize("delivery", ["inline", "background"])
 def test_a_signal_handler_that_raises_anywhere_silences_nobody(delivery: Any) -> None:
     """The call at hand ends, at most one event is lost, and the circuit's next events are told, numbered in order."""
+    step = 0
     for step in count():
         bus, recorder = Bus(), EventRecorder()
         circuit = CircuitBreaker("payments", bus=bus)

@@ -24,6 +24,7 @@ from fluxgate import (
     State,
     permits,
 )
+from fluxgate._text import type_name
 from fluxgate.events import (
     CallCancelled,
     CallEnded,
@@ -215,30 +216,73 @@ def test_one_that_declines_is_left_alone(make: Make) -> None:
     assert [type(event) for event in listener.heard] == [CallSucceeded]
 
 
+class Broken(Surrounding):
+    """Raises while it enters, or while it leaves."""
+
+    def __init__(self, part: str, error: type[BaseException]) -> None:
+        super().__init__()
+        self.part = part
+        self.error = error
+
+    def around(self, circuit_name: str, call_id: int | None, *, nested: bool) -> Callable[[Event | None], None]:
+        def leave(ended: Event | None) -> None:
+            raise self.error("no exit")
+
+        if self.part == "entering":
+            raise self.error("no entry")
+        return leave
+
+
 @both
+@pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError, GeneratorExit])
 @pytest.mark.parametrize("part", ["entering", "leaving"])
-def test_one_that_raises_hurts_no_call(make: Make, part: str) -> None:
+def test_one_that_raises_hurts_no_call(make: Make, part: str, error: type[BaseException]) -> None:
     """An error while entering or leaving is told as `ListenerFailed`, and the caller does not notice."""
     circuit = make()
-
-    class Broken(Surrounding):
-        def around(self, circuit_name: str, call_id: int | None, *, nested: bool) -> Callable[[Event | None], None]:
-            def leave(ended: Event | None) -> None:
-                raise LookupError("no exit")
-
-            if part == "entering":
-                raise LookupError("no entry")
-            return leave
-
-    circuit.breaker.attach(Broken())
+    circuit.breaker.attach(Broken(part, error))
     circuit.succeed()
     circuit.fail()
     failed = circuit.seen(ListenerFailed)
     assert [(event.role, event.error_type, event.count) for event in failed] == [
-        ("listener", "LookupError", 1),
-        ("listener", "LookupError", 2),
+        ("listener", type_name(error()), 1),
+        ("listener", type_name(error()), 2),
     ]
     assert circuit.metrics.total_count == 2
+
+
+@both
+@pytest.mark.parametrize("part", ["entering", "leaving"])
+def test_an_interrupt_while_a_call_is_surrounded_leaves_no_trace(make: Make, part: str) -> None:
+    """It is the program's: the caller gets it, the other listeners leave, and a probe's place is given back."""
+    circuit = make(tripper=FailureStreak(1), retry=Cooldown(1), permit=permits.All())
+    circuit.fail()
+    circuit.clock.advance(1)
+    first, last = Surrounding(), Surrounding()
+    circuit.breaker.attach(first)
+    circuit.breaker.attach(Broken(part, KeyboardInterrupt))
+    circuit.breaker.attach(last)
+    with pytest.raises(KeyboardInterrupt):
+        circuit.succeed()
+    assert current.get() == "outside"
+    assert (len(first.left), len(last.left)) == (1, int(part == "leaving"))
+    assert circuit.info.probes == 0
+
+
+@both
+def test_one_that_was_closed_meanwhile_is_not_entered(make: Make) -> None:
+    """Once `close` has returned no further call is surrounded, not even one that was just admitted."""
+    circuit = make()
+    closed = Surrounding()
+
+    class Closing(Surrounding):
+        def around(self, circuit_name: str, call_id: int | None, *, nested: bool) -> Callable[[Event | None], None]:
+            subscription.close()
+            return super().around(circuit_name, call_id, nested=nested)
+
+    circuit.breaker.attach(Closing())
+    subscription = circuit.breaker.attach(closed)
+    circuit.succeed()
+    assert (closed.entered, closed.heard) == ([], [])
 
 
 def test_only_one_that_asks_for_calls_surrounds_them() -> None:

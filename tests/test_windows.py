@@ -106,6 +106,7 @@ def test_a_count_window_costs_nine_bytes_a_call() -> None:
 @pytest.mark.parametrize("window", [CountWindow(3), TimeWindow(100)], ids=["count", "time"])
 def test_a_signal_handler_that_raises_leaves_a_window_whole(window: Window) -> None:
     """The call at hand may be half counted; later ones are recorded, and forgotten, without an error."""
+    step = 0
     for step in count():
         record = window.open(1.0, (2.0,))
         record.add(0.0, 0.0, 0.5, failed=False)

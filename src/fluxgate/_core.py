@@ -143,13 +143,26 @@ class Core(Teller):
         return answer
 
     def _enter(self, stamp: Stamp, surrounding: "tuple[Subscription, ...]", nested: bool) -> None:
-        entered = [subscription.enter(self, stamp.call_id, nested) for subscription in surrounding]
-        stamp.leave = [leave for leave in entered if leave is not None]
+        entered = stamp.leave = []
+        try:
+            for subscription in surrounding:
+                leave = subscription.enter(self, stamp.call_id, nested)
+                if leave is not None:
+                    entered.append(leave)
+        except BaseException:  # an interrupt: the call does not begin
+            self.abandoned(stamp, self.clock.monotonic())
+            raise
 
     def _leave(self, stamp: Stamp) -> None:
         leaving, stamp.leave = stamp.leave, None
+        interrupt: BaseException | None = None
         for leave in reversed(leaving or ()):
-            leave(stamp.ended)
+            try:
+                leave(stamp.ended)
+            except (KeyboardInterrupt, SystemExit) as error:
+                interrupt = error  # the program's: it goes on when all have left
+        if interrupt is not None:
+            raise interrupt
 
     # -- outcomes -------------------------------------------------------------------------------------------------
 

@@ -305,16 +305,24 @@ class Subscription:
     def enter(self, core: "Teller", call_id: int | None, nested: bool) -> Callable[[Event | None], None] | None:
         """Let the listener surround a call; how it is to leave it."""
         around: Any = self.outlet.around  # only those that have it are asked (see `_routes`)
+        me = get_ident()
+        self._busy.append(me)  # see `_call`
         try:
-            leave = around(core.name, call_id, nested=nested)
-        except Exception as error:
+            leave = around(core.name, call_id, nested=nested) if self._active else None
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             self._failed(None, error, core)
             return None
+        finally:
+            self._busy.remove(me)
 
         def leaving(ended: Event | None) -> None:
             try:
                 leave(ended)
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
                 self._failed(None, error, core)
 
         return None if leave is None else leaving
