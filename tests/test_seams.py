@@ -520,6 +520,24 @@ def test_closing_waits_for_a_tick_that_runs() -> None:
     assert ended
 
 
+def test_a_listener_that_is_closed_as_it_is_attached_does_not_tick() -> None:
+    """A subscription that its own `attached` closes gets no thread."""
+
+    class Brief(EventRecorder):
+        tick_interval = 0.001
+
+        def attached(self, subscription: Any) -> None:
+            subscription.close()
+
+        def tick(self) -> None:
+            raise AssertionError("closed")
+
+    subscription = Bus().attach(Brief())
+    assert not subscription.active
+    assert subscription.outlet.ticking is None
+    assert subscription.outlet._worker is None
+
+
 def test_a_listener_may_be_closed_from_its_own_tick() -> None:
     """A tick that detaches the listener does not wait for itself."""
     bus, closed = Bus(), threading.Event()

@@ -192,8 +192,9 @@ class Bus:
             except BaseException:
                 subscription.close()
                 raise
-        if outlet.ticking is None:
-            outlet.start_ticking(partial(_tick_failed, weakref.ref(self), weakref.ref(outlet)))
+        with self.lock:
+            if outlet.uses and outlet.ticking is None:  # it may have been closed again by now
+                outlet.start_ticking(partial(_tick_failed, weakref.ref(self), weakref.ref(outlet)))
         return subscription
 
     def refresh(self, subscription: Subscription) -> None:
