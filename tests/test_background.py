@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -573,6 +574,44 @@ def test_the_worker_survives_a_listener_that_cancels_its_task() -> None:
     assert bus.flush(PATIENCE / 4)
     assert states(seen) == [State.FORCED_OPEN, State.CLOSED]
     assert [event.count for event in failures.of(ListenerFailed)] == [1, 2]
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_the_worker_survives_another_listener_that_exits(
+    interrupt: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an inline listener raises over the news of a failure in the background does not end that thread."""
+    bus, told, ticked = Bus(), list[str](), threading.Event()
+
+    class Failing(EventRecorder):
+        tick_interval = 0.001
+        ticks = 0
+
+        def __call__(self, event: Event) -> None:
+            told.append(type(event).__name__)
+            raise LookupError("the listener's own")
+
+        def tick(self) -> None:
+            self.ticks += 1
+            if self.ticks > 1:
+                ticked.set()
+            raise LookupError("the tick's own")
+
+    def exiting(event: Event) -> None:
+        raise interrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fluxgate._subscription._TICK_AGAIN", 0.001)
+        cb = circuit(bus, listeners=[exiting])
+        bus.attach(exiting, ListenerFailed)
+        with bus.attach(Failing(StateChanged), delivery="background"):
+            for control in (cb.disable, cb.metrics_only):
+                with suppress(interrupt):
+                    control()
+                assert bus.flush(PATIENCE)
+            assert arrives(ticked)
+    assert told == ["StateChanged", "StateChanged"]
+    assert "goes on after an interrupt" in caplog.text
 
 
 def test_a_background_failure_reaches_inline_listeners_in_order() -> None:

@@ -12,7 +12,7 @@ from . import _check
 from ._functions import is_async, refuse_coroutine
 from ._tasks import being_cancelled, outcome_in, running_loop, spawn, waiting_for
 from ._text import log
-from ._worker import Mailbox, Worker
+from ._worker import Mailbox, Worker, outliving_interrupts
 from .events import Event, ListenerFailed
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class Outlet:
                     await result
                 interval = tick_interval(self.listener)
         except BaseException as error:
-            report(error)
+            with outliving_interrupts(self.name):
+                report(error)
             return _TICK_AGAIN
         return interval
 

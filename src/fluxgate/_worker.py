@@ -4,8 +4,8 @@ import math
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from threading import Condition, RLock, Thread, current_thread
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 _LAST_WAIT = 1.0  # seconds that a listener's own asynchronous close() may take
 _REPORT_EVERY = 1.0  # seconds between two reports of one queue's losses
+
+
+@contextmanager
+def outliving_interrupts(name: str) -> Iterator[None]:
+    """In a listener's thread: what another listener raises to end the program has no program to end here."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        log("ERROR", "the thread of listener %s goes on after an interrupt in another listener", name, error=error)
 
 
 class Mailbox:
@@ -260,8 +269,10 @@ class Worker:
                 event, context, core = item
                 await box.subscription.hand_over(event, context, core)
                 await self._tick_if_due()  # however many events there are
-                core.deliver_soon(in_loop=False)  # what its failure added
-            box.report_losses()
+                with outliving_interrupts(self._name):
+                    core.deliver_soon(in_loop=False)  # what its failure added
+            with outliving_interrupts(self._name):
+                box.report_losses()
 
     async def _tick_if_due(self) -> None:
         if time.monotonic() < self._tick_at:
