@@ -744,6 +744,34 @@ def test_flush_does_not_claim_what_only_a_loop_can_do() -> None:
     assert len(recorder.seen) == 1
 
 
+def test_flush_waits_for_losses_that_are_about_to_be_told() -> None:
+    """A thread that has counted the losses of a queue, and not told of them yet, has not delivered all."""
+    inside, free = threading.Event(), threading.Event()
+
+    class Slow(VirtualClock):
+        def time(self) -> float:
+            if threading.current_thread().name.startswith("fluxgate-"):
+                inside.set()
+                assert arrives(free)
+            return super().time()
+
+    bus, blocked, drops = Bus(), Blocked(StateChanged), EventRecorder(EventsDropped)
+    cb = circuit(bus, clock=Slow())
+    bus.attach(drops)
+    bus.attach(blocked, delivery="background", queue_size=1)
+    cb.disable()
+    assert arrives(blocked.inside)
+    for control in (cb.reset, cb.disable, cb.reset, cb.disable):
+        control()
+    before = sum(event.count for event in drops.of(EventsDropped))
+    blocked.free.set()
+    assert arrives(inside)
+    assert not bus.flush(0)
+    free.set()
+    assert bus.flush(PATIENCE)
+    assert before < sum(event.count for event in drops.of(EventsDropped)) == 3
+
+
 @pytest.mark.parametrize("delivery", ["inline", "background"])
 def test_flush_may_be_called_by_a_listener(delivery: Any) -> None:
     """A listener that flushes waits for the others and not for itself: there is no deadlock."""

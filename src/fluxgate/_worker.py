@@ -43,6 +43,7 @@ class Mailbox:
         self._changed = Condition(self._lock)
         self._scheduled = False
         self._dropped = 0
+        self._reporting = 0  # threads that are about to tell of losses
         self._last_drop: Teller | None = None
         self._reported_at = -_REPORT_EVERY
         self._then: Callable[[], None] | None = None
@@ -68,8 +69,14 @@ class Mailbox:
             count, self._dropped = self._dropped, 0
             core, self._last_drop = self._last_drop, None
             self._reported_at = time.monotonic()
+            self._reporting += 1
+        try:
+            if core is not None:
+                core.tell(EventsDropped, listener=self.subscription.outlet.name, count=count)
+        finally:
+            with self._lock:
+                self._reporting -= 1
         if core is not None:
-            core.tell(EventsDropped, listener=self.subscription.outlet.name, count=count)
             core.deliver_soon(in_loop=False)
 
     def take(self) -> "tuple[Event, Context, Teller] | None":
@@ -98,7 +105,7 @@ class Mailbox:
 
     def report_if_at_rest(self) -> bool:
         """Whether nothing waits, here or to be told of losses."""
-        if self._scheduled:
+        if self._scheduled or self._reporting:
             return False
         told = self._dropped > 0
         self.report_losses()
@@ -123,6 +130,7 @@ class Mailbox:
         self._waiting.clear()
         self._scheduled = False
         self._dropped = 0
+        self._reporting = 0
         self._last_drop = None
 
 

@@ -17,7 +17,6 @@ from ._plugins import observable
 from ._routes import Routes, table_of
 from ._subscription import Delivery, Listener, Outlet, Subscription, destination_of, tick_interval
 from ._text import log
-from ._worker import Mailbox
 from .events import Event, EventsDropped, ListenerFailed, StateChanged, concrete
 
 if TYPE_CHECKING:
@@ -307,11 +306,11 @@ class Bus:
             self.bury()
             for outlet in self._live_outlets():
                 outlet.drain_here()
+            quiet = self._at_rest()  # before as well: what a queue lost is told by a circuit
             cores = [core for core in self._cores() if core.is_telling]
             for core in cores:
                 core.deliver_soon()
-            boxes = [box for box in self._boxes() if not box.report_if_at_rest()]
-            if not boxes and not any(core.is_telling for core in cores):
+            if self._at_rest() and quiet and not any(core.is_telling for core in cores):
                 return True
             left = deadline - time.monotonic()
             if left <= 0:
@@ -339,10 +338,12 @@ class Bus:
         with self.lock:
             return list(self._outlets.values())
 
-    def _boxes(self) -> list[Mailbox]:
+    def _at_rest(self) -> bool:
+        """Whether nothing waits in a background queue, nor to be told of its losses."""
         with self.lock:
             subscriptions = [*self._subscriptions, *self._own]
-        return [each.box for each in subscriptions if each.box is not None and not each.outlet.worker.is_current]
+        boxes = [each.box for each in subscriptions if each.box is not None and not each.outlet.worker.is_current]
+        return not [box for box in boxes if not box.report_if_at_rest()]  # each is asked
 
     def _cores(self) -> list["Core"]:
         with self.lock:
