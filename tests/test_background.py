@@ -962,3 +962,25 @@ def test_background_subscriptions_that_come_and_go_leave_no_thread() -> None:
     for thread in worker_threads() - before:
         thread.join(PATIENCE / 4)
     assert worker_threads() <= before
+
+
+def test_a_bus_that_is_dropped_leaves_no_thread() -> None:
+    """What waited is delivered, and the listener's thread ends though nobody closed it."""
+    bus, recorder = Bus(), EventRecorder(StateChanged)
+    thread: Any = None
+
+    def listener(event: Event) -> None:
+        nonlocal thread
+        thread = threading.current_thread()
+        recorder(event)
+
+    bus.attach(listener, delivery="background")
+    cb = circuit(bus)
+    cb.disable()
+    cb.reset()
+    assert bus.flush(PATIENCE)
+    del bus, cb
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert len(recorder.events_seen) == 2

@@ -48,6 +48,8 @@ _numbers = count()
 class Outlet:
     """One listener, however many subscriptions it has."""
 
+    _worker: Worker | None = None
+
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.name: str = getattr(listener, "__qualname__", None) or type(listener).__qualname__
@@ -57,7 +59,6 @@ class Outlet:
         self.failures = 0
         self.ticking: Callable[[BaseException], None] | None = None
         self._closed = False
-        self._worker: Worker | None = None
 
     @property
     def worker(self) -> Worker:
@@ -123,6 +124,11 @@ class Outlet:
             import asyncio
 
             asyncio.run(asyncio.wait_for(waiting_for(work), _CLOSE_WAIT))
+
+    def __del__(self) -> None:
+        # Nobody closed it before its bus was dropped: its thread must not wait for ever for events that cannot come.
+        if self._worker is not None:
+            self._worker.stop()
 
     def drain_here(self) -> None:
         """See `Worker.drain_here`."""
