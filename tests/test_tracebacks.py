@@ -7,13 +7,15 @@ import gc
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import contextmanager, suppress
+from threading import Event as Happening
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import pytest
 
 from fluxgate import (
+    Always,
     AsyncCircuitBreaker,
     Bus,
     CallNotPermittedError,
@@ -27,6 +29,7 @@ from fluxgate.permits import All as EveryCall
 from fluxgate.testing import EventRecorder, VirtualClock
 from fluxgate.trackers import All
 from tests.faces import STATES_ONLY
+from tests.running import arrives
 
 
 class Failure(Exception):
@@ -172,8 +175,30 @@ def test_the_traceback_gains_one_frame_at_most(
     assert (raised.__context__, raised.__cause__) == (None, None)
 
 
+def sorting(error: Exception) -> bool:
+    """A tracker that tells errors apart as handlers do."""
+    try:
+        raise error
+    except Failure:
+        return True
+
+
+def raising(error: Exception) -> bool:
+    """A tracker that does not come to an answer."""
+    raise error
+
+
 @ways
-@pytest.mark.parametrize("rules", [{"listeners": [EventRecorder()]}, {"tracker": lambda error: False}], ids=str)
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"listeners": [EventRecorder()]},
+        {"tracker": lambda error: False},
+        {"tracker": sorting},
+        {"tracker": raising},
+    ],
+    ids=str,
+)
 def test_it_gains_no_more_when_the_call_is_heard_or_ignored(
     asynchronous: bool, bare: Way, protected: Way, more: int, rules: dict[str, Any]
 ) -> None:
@@ -361,3 +386,47 @@ def test_a_breaker_that_nobody_holds_is_freed() -> None:
     gc.collect()
     assert alive() is None
     assert bus.circuits() == []
+
+
+@pytest.mark.parametrize("role", ["tracker", "tripper", "permit", "retry", "clock"])
+def test_one_error_that_a_rule_raises_for_ever_does_not_grow(role: str) -> None:
+    """A rule may raise the same object each time: its traceback ends where it was reported."""
+    error = Failure("always the same")
+
+    def failing(*told: object) -> Any:
+        raise error
+
+    broken: Any = failing
+    if role == "retry":
+        broken = SimpleNamespace(wait=failing)
+    if role == "clock":
+        broken = SimpleNamespace(monotonic=failing, time=failing)
+    rules: dict[str, Any] = {"tripper": FailureStreak(1), "retry": Always(), "half_open_timeout": 1e-9}
+    breaker = make(**rules | {role: broken})
+    for _ in range(3):
+        for _ in range(20):
+            with suppress(LookupError, CallNotPermittedError):
+                breaker.call({}.__getitem__, "missing")
+        breaker.reset()
+        assert len(frames(error.__traceback__)) <= 5
+
+
+def test_one_error_that_a_tick_raises_for_ever_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same holds for a listener that keeps time."""
+    monkeypatch.setattr("fluxgate._subscription._TICK_AGAIN", 1e-6)
+    done = Happening()
+    grown: list[int] = []
+
+    class Listener(EventRecorder):
+        tick_interval = 1e-6
+        error = Failure("always the same")
+
+        def tick(self) -> None:
+            grown.append(len(frames(self.error.__traceback__)))
+            if len(grown) == 20:
+                done.set()
+            raise self.error
+
+    with Bus().attach(Listener()):
+        assert arrives(done)
+    assert max(grown) == 0

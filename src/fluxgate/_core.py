@@ -21,7 +21,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ._clock import Clock
-from ._machine import Lane, Stamp
+from ._machine import Fault, FaultOfTheCalls, Lane, Stamp
 from ._record import Record
 from ._routes import Around
 from ._rules import Changes, Rules, amend
@@ -211,13 +211,14 @@ class Core(Teller):
         if not isinstance(error, Exception) or isinstance(error, WrongColour):
             self._passed_over(CallCancelled, stamp, started, now, None)
             return
-        tracker = self.machine.rules.tracker
+        tracker, trace = self.machine.rules.tracker, error.__traceback__
         try:
             asked = tracker.judges_errors and (tracker.names_rejections or not isinstance(error, CallNotPermittedError))
             failed = asked and bool(tracker(error))
         except Exception as fault:
-            self.fault("tracker", tracker, fault)
+            self.fault("tracker", tracker, fault, FaultOfTheCalls if fault is error else Fault)
             failed = True
+        error.__traceback__ = trace  # some trackers raise it to sort it by `except`
         if failed:
             self._failed(stamp, started, now, LastError(type=type_name(error), text=error_text(error)), error)
         else:

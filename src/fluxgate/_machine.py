@@ -134,6 +134,12 @@ class Fault(Record):
     error: BaseException
 
 
+class FaultOfTheCalls(Fault):
+    """A tracker that raised the very error that it was to judge, which goes on to the caller."""
+
+    __slots__ = ()
+
+
 class Machine:
     """One circuit's state. `now` is monotonic seconds, `wall` Unix seconds; what happened is left in `news`."""
 

@@ -94,6 +94,7 @@ class Outlet:
         except BaseException as error:
             with outliving_interrupts(self.name):
                 report(error)
+            error.__traceback__ = None  # as in `_failed`
             return _TICK_AGAIN
         return interval
 

@@ -15,7 +15,7 @@ from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any
 
 from ._clock import CarefulClock, Clock
-from ._machine import Change, Fault, Machine
+from ._machine import Change, Fault, FaultOfTheCalls, Machine
 from ._rules import Rules
 from ._tasks import running_loop, shielded, spawn
 from ._text import error_text, in_words, log, type_name
@@ -175,9 +175,10 @@ class Teller:
         if FallbackUsed in self.routes:
             self.tell(FallbackUsed, error_type=type_name(error))
 
-    def fault(self, role: str, rule: object, error: BaseException) -> None:
+    def fault(self, role: str, rule: object, error: BaseException, kind: type[Fault] = Fault) -> None:
+        """A rule of the user's raised."""
         with self.lock:
-            self.push(Fault(role=role, rule=rule, error=error))
+            self.push(kind(role=role, rule=rule, error=error))
 
     def created(self) -> None:
         """Tell that the circuit exists."""
@@ -338,6 +339,8 @@ class Teller:
         counts = self._faults = self._faults or {}
         counts[what] = counts.get(what, 0) + 1
         self.report(fault.role, what, fault.error, counts[what])
+        if not isinstance(fault, FaultOfTheCalls):
+            fault.error.__traceback__ = None  # as a listener's (see `Subscription._failed`)
 
     def report(self, role: str, what: str, error: BaseException, seen: int, *, tell: bool = True) -> None:
         """Something plugged in has failed, for the time `seen`: the first is logged, each is told."""
