@@ -529,6 +529,37 @@ def test_losses_before_the_fork_are_the_parents() -> None:
 
 
 @forks
+def test_losses_behind_a_stuck_listener_are_the_parents_too() -> None:
+    """What an outbox lost before the fork is told once, by the parent."""
+    lines = forking("""
+        import fluxgate._teller
+
+        fluxgate._teller._OUTBOX_SIZE = 5
+        inside, go_on = threading.Event(), threading.Event()
+
+        def slow(event):
+            if os.getpid() == parent:
+                inside.set()
+                go_on.wait(10)
+
+        parent = os.getpid()
+        fluxgate.attach(slow)
+        fluxgate.attach(lambda event: say(os.getpid() == parent, event.count), EventsDropped)
+        cb = CircuitBreaker("payments")
+        thread = threading.Thread(target=cb.force_open)
+        thread.start()
+        inside.wait(10)
+        for _ in range(6):
+            cb.reset()
+            cb.force_open()
+        fork(cb.reset)
+        go_on.set()
+        thread.join()
+    """)
+    assert lines == ["True 8"]
+
+
+@forks
 def test_a_fork_from_a_listener_leaves_both_sides_usable() -> None:
     """A listener that forks, as one that runs a handler program does, disturbs neither process."""
     lines = forking("""

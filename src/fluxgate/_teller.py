@@ -356,6 +356,7 @@ class Teller:
         claim = self._claim
         if claim is not None and (claim.thread != get_ident() or claim.loop is not None):
             self._claim = None
+        self._dropped = None
         while self.outbox:
             letter = self.outbox.popleft()
             letter.given = len(letter.receivers)  # also where the thread that forked has come half-way
