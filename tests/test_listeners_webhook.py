@@ -26,6 +26,8 @@ import pytest
 
 pytest.importorskip("httpx")
 
+import httpx
+
 from fluxgate import CallNotPermittedError, Closed, Cooldown, FailureStreak, MissingExtraError, State
 from fluxgate.events import (
     CallFailed,
@@ -63,6 +65,7 @@ KEY = b"S3CR3T key, more than 24 bytes"
 PATH = "/hooks/T0K3N?key=S3CR3T"
 ANSWERS: dict[str, Answer] = {
     "500": Answer(500),
+    "599": Answer(599),
     "503": Answer(503, b"<html>busy</html>"),
     "429": Answer(429),
     "408": Answer(408),
@@ -395,6 +398,70 @@ def test_an_address_where_nobody_listens(post: Post) -> None:
         str(caught.value) == f"not delivered to {url}: no connection: [Errno 111] Connection refused (3 tries in 1.5 s)"
     )
     assert post.waits == [0.5, 1.0]
+
+
+RAISED: dict[str, tuple[type[Exception], bool]] = {
+    "ReadError": (httpx.ReadError, True),
+    "WriteError": (httpx.WriteError, True),
+    "ConnectTimeout": (httpx.ConnectTimeout, True),
+    "PoolTimeout": (httpx.PoolTimeout, True),
+    "ProxyError": (httpx.ProxyError, True),
+    "RemoteProtocolError": (httpx.RemoteProtocolError, True),
+    "PermissionError": (PermissionError, True),
+    "LocalProtocolError": (httpx.LocalProtocolError, False),
+    "InvalidURL": (httpx.InvalidURL, False),
+    "ValueError": (ValueError, False),
+    "RecursionError": (RecursionError, False),
+}
+
+
+@pytest.mark.parametrize(("kind", "again"), RAISED.values(), ids=RAISED)
+def test_whatever_the_library_raises_is_told_without_its_words(
+    kind: type[Exception], again: bool, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may pass is tried again, the rest is not; texts, which may quote headers and addresses, are not shown."""
+    tries: list[str] = []
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        tries.append(str(request.url))
+        raise kind("S3CR3T")
+
+    monkeypatch.setattr(httpx, "HTTPTransport", lambda **options: httpx.MockTransport(fail))
+    with pytest.raises(DeliveryError) as caught:
+        hook(post)(an_alert())
+    assert tries == [post.service.url + PATH] * (4 if again else 1)
+    assert not SECRETS.search(str(caught.value))
+    assert caught.value.__context__ is None
+
+
+def test_an_interrupt_is_not_held_up(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is meant for the program goes through."""
+
+    def interrupt(request: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(httpx, "HTTPTransport", lambda **options: httpx.MockTransport(interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        hook(post)(an_alert())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("http_proxy", "foo://user:S3CR3T@proxy.invalid", "ValueError"),
+        ("SSL_CERT_FILE", "/no/such/S3CR3T", "FileNotFoundError"),
+    ],
+)
+def test_an_environment_that_is_wrong(
+    name: str, value: str, why: str, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows at the first message, as an error that names its kind alone."""
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(DeliveryError, match=rf"{why} \(its text is withheld\)") as caught:
+        WebhookListener("http://hooks.invalid/T0K3N", clock=post.clock)(an_alert())
+    assert not SECRETS.search(str(caught.value))
 
 
 def test_a_receiver_that_says_nothing(post: Post) -> None:
@@ -798,7 +865,6 @@ def test_an_error_brings_no_other_error_with_it(post: Post) -> None:
 
 def test_instrumentation_sees_nothing(post: Post) -> None:
     """OpenTelemetry's instrumentation of httpx, which puts whole addresses into spans, makes none of deliveries."""
-    httpx = pytest.importorskip("httpx")
     instrumentation = pytest.importorskip("opentelemetry.instrumentation.httpx")
     sdk = pytest.importorskip("opentelemetry.sdk.trace")
     export = pytest.importorskip("opentelemetry.sdk.trace.export")
