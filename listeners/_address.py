@@ -46,10 +46,10 @@ class Address:
         self._url = str(parsed)
 
     def joined(self, path: str) -> "Address":
-        """What is at this path below it."""
+        """What is at this path below it, whatever query or fragment it has."""
         below = object.__new__(Address)
         below.scheme, below.authority = self.scheme, self.authority
-        below._url = f"{self._url.rstrip('/')}/{path}"
+        below._url = f"{re.split('[?#]', self._url)[0].rstrip('/')}/{path}"
         return below
 
     def reveal(self) -> str:

@@ -725,6 +725,14 @@ def test_wrong_arguments_are_refused_without_quoting_secrets(options: dict[str, 
     assert not SECRETS.search(f"{caught.value!r} {caught.value.__context__!r}")
 
 
+@pytest.mark.parametrize("end", ["", "/", "?team=1", "/?team=1#top"])
+def test_methods_are_below_the_address(end: str, post: Post) -> None:
+    """However the address ends."""
+    post.service.script.append(ok(1))
+    SlackListener(TOKEN, "C1", api_url=f"{post.service.url}/api{end}", retries=0)(an_alert())
+    assert [request.path for request in post.service.received] == ["/api/chat.postMessage"]
+
+
 def test_it_is_published() -> None:
     """It is found by its name, asks for changes of state, and observe leaves it alone, since it needs a token."""
     assert load("slack") is SlackListener
