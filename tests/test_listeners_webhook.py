@@ -445,21 +445,12 @@ def test_an_interrupt_is_not_held_up(post: Post, monkeypatch: pytest.MonkeyPatch
         hook(post)(an_alert())
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "why"),
-    [
-        ("http_proxy", "foo://user:S3CR3T@proxy.invalid", "ValueError"),
-        ("SSL_CERT_FILE", "/no/such/S3CR3T", "FileNotFoundError"),
-    ],
-)
-def test_an_environment_that_is_wrong(
-    name: str, value: str, why: str, post: Post, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It shows at the first message, as an error that names its kind alone."""
-    monkeypatch.setenv(name, value)
-    monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("NO_PROXY", "")
-    with pytest.raises(DeliveryError, match=rf"{why} \(its text is withheld\)") as caught:
+def test_a_proxy_that_cannot_be(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong environment shows at the first message, as an error that names its kind alone."""
+    monkeypatch.setenv("http_proxy", "foo://user:S3CR3T@proxy.invalid")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DeliveryError, match=r"ValueError \(its text is withheld\)") as caught:
         WebhookListener("http://hooks.invalid/T0K3N", clock=post.clock)(an_alert())
     assert not SECRETS.search(str(caught.value))
 
