@@ -2,21 +2,17 @@
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextvars import Context, copy_context
+from collections.abc import Iterable, Sequence
 from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
 from fluxgate import CircuitBreakerInfo, Subscription, _check
 from fluxgate._clock import Clock, as_clock
-from fluxgate._functions import refuse_coroutine
 from fluxgate._subscription import Delivery
-from fluxgate._text import error_text
 from fluxgate.events import EVENT_TYPES, CircuitRetired, Event, EventsDropped, ListenerFailed, StateChanged
 
-from ._alert import Alert, as_sink, several
+from ._alert import Alert
 from ._alertrules import (
     DEFAULT_ALERTS,
     AlertRule,
@@ -28,6 +24,7 @@ from ._alertrules import (
     RejectingCalls,
     SlowCircuit,
 )
+from ._alertsinks import Sinks
 from ._alertwatch import Watch
 from .names import RUNBOOKS
 
@@ -124,8 +121,7 @@ class AlertListener:
         self._runbooks = _check.name(runbooks, "runbooks").rstrip("/") + "/"
         self._clock = as_clock(clock)
         self._ticks = self._clock is as_clock(None)
-        self._given = several(sink)
-        self._sinks = [as_sink(each, type(self).__name__) for each in self._given]
+        self._sinks = Sinks(sink, type(self).__name__)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
         self.after_fork()
         _all_listeners.add(self)
@@ -133,8 +129,7 @@ class AlertListener:
     def after_fork(self) -> None:
         """Begin anew: a child leaves what was going on to its parent, whose threads may have held the lock."""
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
-        self._outbox: deque[tuple[Alert, Context]] = deque()
-        self._telling = False
+        self._sinks.reset()
         self._looking = False
         self._forget()
 
@@ -160,8 +155,7 @@ class AlertListener:
     @property
     def delivery(self) -> Delivery:
         """As the sinks want it: one that is slow must not hold up a call."""
-        wanted = [getattr(sink, "delivery", "inline") for sink in self._given]
-        return "background" if "background" in wanted else "inline"
+        return self._sinks.delivery
 
     @property
     def destination(self) -> "AlertListener":
@@ -187,14 +181,13 @@ class AlertListener:
             for name in self._retired:
                 self._drop(name, "has retired", wall)
             self._forget()
-        closing = [sink.close for sink in self._given if callable(getattr(sink, "close", None))]
-        _do_all([self._tell, *closing])
+        self._sinks.close()
 
     def __call__(self, event: Event) -> None:
         now, wall = self._clock.monotonic(), self._clock.time()
         with self._lock:
             self._hear(event, now, wall)
-        self._tell()
+        self._sinks.tell()
 
     def tick(self) -> None:
         """Look at the time, and at the circuits where events do not tell it all; the bus calls it."""
@@ -210,7 +203,7 @@ class AlertListener:
             for circuit, watches in list(self._watches.items()):
                 for name, part in list(watches):
                     self._judge(self._rules[name], circuit, part, now, wall)
-        self._tell()
+        self._sinks.tell()
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
@@ -323,44 +316,13 @@ class AlertListener:
             watch.firing = None
         else:
             return
-        self._outbox.append((alert, copy_context()))
+        self._sinks.add(alert)
 
     def _drop(self, circuit: str, why: str, wall: float) -> None:
         """No circuit of that name is left."""
         for (name, part), watch in self._watches.pop(circuit, {}).items():
             watch.end(f"circuit {circuit!r} {why}")
             self._settle(self._rules[name], watch, circuit, part, wall)
-
-    # -- telling --------------------------------------------------------------------------------------------------
-
-    def _tell(self) -> None:
-        """Give the sinks what is to be told, in order; where somebody is at it already, that one goes on with this."""
-        if not self._outbox:
-            return
-        with self._lock:
-            if self._telling:
-                return
-            self._telling = True
-        failed: list[Exception] = []
-        try:
-            while (told := self._next()) is not None:
-                alert, context = told
-                for sink in self._sinks:
-                    try:
-                        refuse_coroutine(context.run(sink, alert), "sink")
-                    except Exception as error:
-                        failed.append(error)
-        except BaseException:
-            self._telling = False
-            raise
-        _raise(failed)
-
-    def _next(self) -> tuple[Alert, Context] | None:
-        with self._lock:
-            if self._outbox:
-                return self._outbox.popleft()
-            self._telling = False
-            return None
 
 
 def _by_name(rules: Any) -> dict[str, AlertRule]:
@@ -390,23 +352,6 @@ def _infos(subscriptions: Iterable[Subscription], names: set[str] | None) -> dic
 
 def _fingerprint(*identity: str) -> str:
     return hashlib.blake2b("\0".join(identity).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def _do_all(works: Iterable[Callable[[], object]]) -> None:
-    failed: list[Exception] = []
-    for work in works:
-        try:
-            work()
-        except Exception as error:
-            failed.append(error)
-    _raise(failed)
-
-
-def _raise(failed: Sequence[Exception]) -> None:
-    if len(failed) == 1:
-        raise failed[0]
-    if failed:
-        raise ExceptionGroup("; ".join(dict.fromkeys(map(error_text, failed))), failed)
 
 
 _all_listeners: "WeakSet[AlertListener]" = WeakSet()

@@ -177,7 +177,7 @@ def test_no_text_can_forge_an_alert(text: str, logged: tuple[logging.Logger, Lin
     """Whatever a circuit is called and an exception says, each alert is one printable line, in every sink."""
     logger, lines = logged
     shop = Shop(CircuitOpen(), CircuitStuckOpen(for_=1), RejectingCalls(rate=1, within=1), sink=logger)
-    shop.listener._sinks.append(shop.told.append)
+    shop.listener._sinks._sinks.append(shop.told.append)
     cb = shop.circuit(text)
     try_to(cb.call, fail, text)
     refuse(shop, cb, 2)
