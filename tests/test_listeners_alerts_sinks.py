@@ -10,6 +10,8 @@ import re
 import shutil
 import subprocess
 import threading
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +267,29 @@ def test_a_failing_sink_is_itself_a_failing_listener() -> None:
     alone.clock.advance(300)
     with pytest.raises(OSError, match="disk full"):
         alone.listener.tick()
+
+
+def test_an_alert_is_told_in_the_context_of_what_decided_it() -> None:
+    """Though another thread tells it: context variables, as structlog binds them, are those of its own call."""
+    request: ContextVar[str] = ContextVar("request", default="none")
+    told: list[tuple[str, str]] = []
+
+    def sink(alert: Alert) -> None:
+        told.append((alert.circuit_name, request.get()))
+        if alert.circuit_name == "first":
+            together(in_request("2", second.force_open))
+
+    def in_request(number: str, work: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            request.set(number)
+            work()
+
+        return run
+
+    shop = Shop(CircuitOpen(), sink=sink)
+    first, second = shop.circuit("first"), shop.circuit("second")
+    copy_context().run(in_request("1", first.force_open))
+    assert told == [("first", "1"), ("second", "2")]
 
 
 def test_an_interrupt_in_a_sink_is_the_programs() -> None:
