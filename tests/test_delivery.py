@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, State
+from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, FailureStreak, State
 from fluxgate._tasks import running_loop
 from fluxgate._teller import _Claim
 from fluxgate._worker import Worker
@@ -201,6 +201,41 @@ def test_what_waits_behind_a_stuck_listener_is_bounded_and_what_goes_is_told(mon
     assert seen[-1].sequence == 300, "the newest stay"
     cb.call(int)
     assert len(losses.of(EventsDropped)) == 2, "once"
+
+
+def test_failures_of_a_rule_behind_a_stuck_listener_are_bounded_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broken tracker cannot fill the memory: what found no place is in the next count, and the first is logged."""
+    monkeypatch.setattr("fluxgate._teller._OUTBOX_SIZE", 100)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def blocking(event: Event) -> None:
+        inside.set()
+        assert arrives(go_on)
+
+    def broken(error: Exception) -> bool:
+        raise LookupError("a broken tracker")
+
+    def fail() -> None:
+        with pytest.raises(ValueError, match="many"):
+            cb.call(int, "many")
+
+    bus, failures = Bus(), EventRecorder(ListenerFailed)
+    cb = CircuitBreaker("payments", bus=bus, tracker=broken, tripper=FailureStreak(10**6), listeners=[failures])
+    cb.attach(blocking)
+    first = Running(cb.disable)
+    assert arrives(inside)
+    for _ in range(299):
+        fail()
+    cb.reset()
+    assert len(cb._core.outbox) == 101
+    go_on.set()
+    assert first.done()
+    fail()
+    assert len(failures.events_seen) == 100
+    assert failures.of(ListenerFailed)[-1].count == 300
+    assert caplog.text.count("from now on its failures are counted") == 1
 
 
 def test_an_interrupt_while_a_failure_is_reported_lets_the_next_call_go_on() -> None:

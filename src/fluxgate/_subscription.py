@@ -69,7 +69,7 @@ class Outlet:
 
     def start_ticking(self, report: Callable[[BaseException], None]) -> None:
         """Call the listener's `tick` from now on; its failures go to `report`."""
-        if callable(getattr(self.listener, "tick", None)) and tick_interval(self.listener) is not None:
+        if callable(getattr(self.listener, "tick", None)):
             self.ticking = report
             if tick_interval(self.listener) is not None:
                 self.wake()
@@ -316,7 +316,7 @@ class Subscription:
         me = get_ident()
         self._busy.append(me)  # see `_call`
         try:
-            leave = around(core.name, call_id, nested=nested) if self._active else None
+            leave: Any = around(core.name, call_id, nested=nested) if self._active else None
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:

@@ -51,6 +51,7 @@ class Teller:
         "_faults",
         "_last_loop",
         "_sequence",
+        "_untold",
         "asynchronous",
         "bus",
         "careful",
@@ -86,6 +87,7 @@ class Teller:
         self._sequence = 0
         self._faults: dict[str, int] | None = None
         self._dropped: dict[str, int] | None = None
+        self._untold: dict[str, int] | None = None
 
     # -- telling --------------------------------------------------------------------------------------------------
 
@@ -100,6 +102,10 @@ class Teller:
         if isinstance(self.outbox, tuple):
             self.outbox = deque()
         if len(self.outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
+            if isinstance(item, Fault):  # those that wait already say what fails: this one is only counted
+                untold = self._untold = self._untold or {}
+                untold[item.role] = untold.get(item.role, 0) + 1
+                return
             self._drop_oldest(self.outbox)
         letter = _Letter(item, self.routes.get(kind, ()) if kind else ())
         if kind is not None:
@@ -111,13 +117,14 @@ class Teller:
 
     def _drop_oldest(self, outbox: "deque[_Letter]") -> None:
         """Whoever delivers is stuck: the oldest event goes, but not the one at hand, nor what is no event."""
-        index = next((index for index in range(1, len(outbox)) if isinstance(outbox[index].item, Event)), None)
-        if index is not None:
-            dropped = self._dropped = self._dropped or {}
-            for subscription in outbox[index].receivers:
-                name = subscription.outlet.name
-                dropped[name] = dropped.get(name, 0) + 1
-            del outbox[index]
+        for index, letter in enumerate(outbox):
+            if index and isinstance(letter.item, Event):
+                dropped = self._dropped = self._dropped or {}
+                for subscription in letter.receivers:
+                    name = subscription.outlet.name
+                    dropped[name] = dropped.get(name, 0) + 1
+                del outbox[index]
+                return
 
     def _tell_losses(self) -> None:
         with self.lock:
@@ -339,6 +346,8 @@ class Teller:
         counts = self._faults = self._faults or {}
         counts[what] = counts.get(what, 0) + 1
         self.report(fault.role, what, fault.error, counts[what])
+        if self._untold:
+            counts[what] += self._untold.pop(fault.role, 0)
         if not isinstance(fault, FaultOfTheCalls):
             fault.error.__traceback__ = None  # as a listener's (see `Subscription._failed`)
 

@@ -4,7 +4,7 @@ import math
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from threading import Condition, RLock, Thread, current_thread
@@ -23,7 +23,7 @@ _REPORT_EVERY = 1.0  # seconds between two reports of one queue's losses
 
 
 @contextmanager
-def outliving_interrupts(name: str) -> Iterator[None]:
+def outliving_interrupts(name: str) -> Generator[None, None, None]:
     """In a listener's thread: what another listener raises to end the program has no program to end here."""
     try:
         yield
