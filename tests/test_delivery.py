@@ -114,8 +114,37 @@ def test_the_own_listener_of_a_retired_circuit_is_closed_in_its_loop(
     assert len(errors) == int(fails)
 
 
-def test_a_circuit_that_retires_with_an_empty_queue_closes_its_listener_at_once() -> None:
-    """There is nothing to wait for."""
+@pytest.mark.parametrize("delivery", ["inline", "background"])
+def test_a_circuit_that_retires_closes_its_listener_in_the_thread_that_has_one(delivery: Any) -> None:
+    """A call that finds another circuit gone does not wait for that one's listener, neither to tick nor to close."""
+    closing, ticking, free = threading.Event(), threading.Event(), threading.Event()
+    closed: list[str] = []
+
+    class Listener(EventRecorder):
+        tick_interval = 0.001
+
+        def tick(self) -> None:
+            ticking.set()
+            assert arrives(free)
+
+        def close(self) -> None:
+            closing.set()
+            closed.append(threading.current_thread().name)
+
+    bus = Bus()
+    listener = Listener(StateChanged)
+    cb = CircuitBreaker("payments", bus=bus)
+    cb.attach(listener, delivery=delivery)
+    assert arrives(ticking)
+    cb.retire()
+    assert not closed
+    free.set()
+    assert arrives(closing)
+    assert closed == ["fluxgate-" + Listener.__qualname__]
+
+
+def test_a_circuit_that_retires_with_an_empty_queue_closes_its_listener() -> None:
+    """There is nothing to wait for but the listener's thread."""
     closed: list[str] = []
 
     class Listener(EventRecorder):
@@ -129,6 +158,7 @@ def test_a_circuit_that_retires_with_an_empty_queue_closes_its_listener_at_once(
     cb.force_open()
     assert bus.flush(PATIENCE)
     cb.retire()
+    assert bus.flush(PATIENCE)
     assert closed == ["closed"]
     assert len(listener.events_seen) == 1
 

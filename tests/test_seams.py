@@ -835,4 +835,5 @@ def test_the_last_event_of_a_listener_that_keeps_time_is_its_retirement() -> Non
     outlet = next(iter(circuit._core.own)).outlet
     circuit.retire()
     assert [type(event) for event in listener.events_seen] == [CircuitRetired]
+    assert bus.flush(PATIENCE)
     assert finish(outlet.tick()) is None

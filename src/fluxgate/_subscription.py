@@ -67,6 +67,11 @@ class Outlet:
             self._worker = Worker(self.name)
         return self._worker
 
+    @property
+    def has_thread(self) -> bool:
+        """Whether that was made, and started."""
+        return self._worker is not None and self._worker.has_thread
+
     def start_ticking(self, report: Callable[[BaseException], None]) -> None:
         """Call the listener's `tick` from now on; its failures go to `report`."""
         if callable(getattr(self.listener, "tick", None)):
@@ -271,9 +276,16 @@ class Subscription:
             self._box.reset()
 
     def retire(self) -> None:
-        """Its circuit is gone: it ends as soon as what waits for it has been delivered, which nobody waits for."""
-        if self._bus.detach(self) and (self._box is None or self._box.at_rest_or_later(self._end)):
-            self._end()
+        """Its circuit is gone: it ends as soon as what waits for it has been delivered, which nobody waits for.
+
+        Where it has a thread, that closes the listener: the caller is some other circuit's, and must not wait either.
+        """
+        if self._bus.detach(self):
+            box = self._mailbox() if self._box is not None or self.outlet.has_thread else None
+            if box is None:
+                self._end()
+            else:
+                box.afterwards(self._end)
 
     def _end(self) -> None:
         with self._bus.lock:

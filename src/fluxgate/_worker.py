@@ -91,12 +91,13 @@ class Mailbox:
             then()
         return None
 
-    def at_rest_or_later(self, then: Callable[[], None]) -> bool:
-        """Whether nothing waits; if something does, `then` is called when it has been handed over."""
+    def afterwards(self, then: Callable[[], None]) -> None:
+        """Call `then` in the listener's thread, when what waits has been handed over."""
         with self._lock:
-            if self._scheduled:
-                self._then = then
-            return not self._scheduled
+            self._then = then
+            if not self._scheduled:
+                self._worker.schedule(self)
+                self._scheduled = True
 
     def wait_until_empty(self, deadline: float) -> bool:
         """Wait until all has been handed over, or the monotonic deadline; whether it has."""
