@@ -447,6 +447,15 @@ def test_where_a_clock_fails_its_last_time_stands(nonsense: Any) -> None:
     assert repr(clock) == "BrokenClock()"
 
 
+def test_monotonic_time_may_begin_below_zero() -> None:
+    """Only differences of monotonic times mean anything."""
+    below = VirtualClock(monotonic=-100)
+    clock = as_clock(below)
+    assert clock.monotonic() == -100
+    below.advance(30)
+    assert clock.monotonic() == -70
+
+
 def test_monotonic_time_never_goes_back() -> None:
     """A clock that was set back stands still until it has caught up."""
     broken = BrokenClock()

@@ -24,14 +24,16 @@ class CarefulClock:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._monotonic = 0.0
+        self._monotonic: float | None = None
         self._wall = 0.0
         self.fault: BaseException | None = None
         """What went wrong since the engine last looked."""
 
     def monotonic(self) -> float:
-        self._monotonic = max(self._monotonic, self._ask(self._clock.monotonic, self._monotonic))
-        return self._monotonic
+        last = self._monotonic
+        now = self._ask(self._clock.monotonic, last or 0.0)
+        self._monotonic = now = now if last is None else max(last, now)
+        return now
 
     def time(self) -> float:
         self._wall = self._ask(self._clock.time, self._wall)
