@@ -5,11 +5,12 @@ state, the window's rates, the rules) is looked up.
 """
 
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+import time
+from collections.abc import Callable, Iterator
 from threading import RLock
-from typing import Any, NamedTuple, Self
+from typing import Any
 from weakref import WeakSet
 
 from fluxgate._machine import ADMITTING, MOVES, RECORDING
@@ -30,23 +31,18 @@ from fluxgate.events import (
     StateChanged,
     WouldOpen,
 )
-from fluxgate.metric import Metric
 from fluxgate.state import State, Trigger
 
+from ._looks import Key, Look, rates_of, told
 from ._render import printable
 from .names import (
     CALL_DURATION,
-    CIRCUIT_INFO,
     EVENTS_DROPPED,
-    FAILURE_RATE,
     FALLBACK_CALLS,
     LISTENER_FAILURES,
     OUTCOMES,
     REJECTED_CALLS,
     SLOW_CALLS,
-    SLOW_RATE,
-    STATE,
-    STATE_CHANGED,
     TRANSITIONS,
     WOULD_OPEN,
     Instrument,
@@ -73,56 +69,7 @@ MOVES_IN_PROCESS = moves(*set(Trigger) - {Trigger.REMOTE})
 """And what is done to it by hand."""
 
 _JUDGED = (CallSucceeded, CallFailed)
-_RULES = CIRCUIT_INFO.labels[1:]
 _GONE = -1
-
-Key = tuple[Instrument, tuple[str, ...]]
-"""One circuit's child of an instrument: its labels but for `circuit_name`."""
-
-
-class Look(NamedTuple):
-    """What is true of a circuit at one moment."""
-
-    state: State
-    changed_at: float
-    failure_rate: float
-    slow_rate: float
-    rules: tuple[str, ...]
-    """In words, as `CIRCUIT_INFO` has its labels; empty where nobody has told or asked."""
-
-    @classmethod
-    def at(cls, breaker: Any, rules: tuple[str, ...] | None = None) -> Self:
-        """Look at a circuit; for its rules only if they are not given."""
-        info = breaker.info()
-        rules = _in_words(breaker.rules().__getitem__) if rules is None else rules
-        return cls(info.state, info.changed_at, *_rates(info.metrics), rules)
-
-    def gauges(self) -> Iterator[tuple[Key, float]]:
-        """Each gauge with its value."""
-        for state in State:
-            yield (STATE, (state.value,)), float(state is self.state)
-        yield (STATE_CHANGED, ()), self.changed_at
-        yield (FAILURE_RATE, ()), self.failure_rate
-        yield (SLOW_RATE, ()), self.slow_rate
-        if self.rules:
-            yield (CIRCUIT_INFO, self.rules), 1.0
-
-
-def gauges(looks: Iterable[Look]) -> dict[Key, float]:
-    """The gauges of a circuit; where several share a name, each is the greatest of theirs."""
-    found: dict[Key, float] = {}
-    for look in looks:
-        for key, value in look.gauges():
-            found[key] = max(found.get(key, value), value)
-    return found
-
-
-def _rates(metrics: Metric) -> tuple[float, float]:
-    return metrics.failure_rate or 0.0, metrics.slow_rate or 0.0
-
-
-def _in_words(rule: Callable[[str], str]) -> tuple[str, ...]:
-    return tuple(printable(rule(name)) for name in _RULES)
 
 
 class Circuit:
@@ -174,6 +121,8 @@ class Board:
         self._labels: dict[str, Circuit] = {}
         self._listeners: dict[tuple[Instrument, str], Callable[[float], None]] = {}
         self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._looked_for = 0
+        self._looked_at = -math.inf
         self._forking: list[Circuit] = []
         _boards.add(self)
 
@@ -216,19 +165,18 @@ class Board:
             if circuit is not None:
                 self._retire(circuit)
         elif circuit is None:
-            rules = _in_words(partial(getattr, event)) if isinstance(event, CircuitCreated) else ()
+            rules = told(event) if isinstance(event, CircuitCreated) else ()
             look = Look(event.state, event.timestamp, 0.0, 0.0, rules)
             circuit = self._bind(event.circuit_name, look)
             self._show(circuit, [look], circuit.version)
             if not isinstance(event, CircuitCreated):
                 self.tell(event)
         elif isinstance(event, CircuitCreated):  # another of the same name; or the first look came before the news
-            circuit.shared = True
             self._look_again(circuit)
         elif isinstance(event, StateChanged):
             self._change(circuit, event)
         elif isinstance(event, Reconfigured):
-            self._tell_look(circuit, circuit.look._replace(rules=_in_words(partial(getattr, event))))
+            self._tell_look(circuit, circuit.look._replace(rules=told(event)))
         else:
             with circuit.lock:
                 if isinstance(event, CallRejected):
@@ -245,7 +193,7 @@ class Board:
                 circuit.transitions[move] = self.counter(TRANSITIONS, (circuit.label, *map(str, move)))
             circuit.transitions[move](1)
         # A state that records begins with an empty window; in the others the one that decided is still to be seen.
-        rates = (0.0, 0.0) if event.new_state in RECORDING else _rates(event.metrics)
+        rates = (0.0, 0.0) if event.new_state in RECORDING else rates_of(event.metrics)
         self._tell_look(circuit, Look(event.new_state, event.timestamp, *rates, circuit.look.rules))
 
     def _count(self, instrument: Instrument, listener: str, count: int) -> None:
@@ -301,6 +249,15 @@ class Board:
                 known = printable(breaker.name) in self._labels
                 self._look_at(breaker.name, self.living()[printable(breaker.name)] if known else [breaker])
 
+    def look_for(self, listener: object, interval: float) -> None:
+        """As `look`, for a listener whose turn it is, unless another has done so in a quarter of the interval."""
+        now = time.monotonic()
+        with self.lock:
+            if self._looked_for != id(listener) and now - self._looked_at < interval / 4:
+                return
+            self._looked_for, self._looked_at = id(listener), now
+        self.look()
+
     def look(self) -> None:
         """Look at every circuit."""
         for breakers in self.survey().values():
@@ -309,7 +266,7 @@ class Board:
 
     def survey(self) -> dict[str, list[Any]]:
         """As `living`; circuits that are gone without a word are forgotten, since news may be lost on the way."""
-        for name in {name for subscription in self._open() for name in subscription.listeners()}:
+        for name in {name for bus in {each.bus for each in self._open()} for name in bus.listeners()}:
             self._count(LISTENER_FAILURES, name, 0)
             self._count(EVENTS_DROPPED, name, 0)
         with self.lock:
@@ -327,6 +284,14 @@ class Board:
             for breaker in subscription.circuits():
                 found.setdefault(printable(breaker.name), {})[id(breaker)] = breaker
         return {label: list(breakers.values()) for label, breakers in found.items()}
+
+    def detach(self) -> None:
+        """A listener is gone; with the last, all circuits are. Else those that were its alone go with the next look."""
+        with self.lock:
+            observing = any(each.active for each in self._subscriptions)
+            circuits = [] if observing else list(self._labels.values())
+        for circuit in circuits:
+            self._forget(circuit)
 
     def _open(self) -> list[Subscription]:
         with self.lock:
@@ -346,10 +311,15 @@ class Board:
             self._show(circuit, [look], self._next_version(circuit))
 
     def _look_again(self, circuit: Circuit) -> None:
-        version = self._next_version(circuit)
+        with circuit.lock:
+            circuit.shared = True
+            version = self._next_version(circuit)
         breakers = self.living().get(circuit.label)
         if breakers:
             self._show(circuit, [Look.at(breaker) for breaker in breakers], version)
+            with circuit.lock:
+                if circuit.version == version and len(breakers) == 1:  # nobody has joined it since
+                    circuit.shared = False
 
     def _next_version(self, circuit: Circuit) -> int:
         with circuit.lock:

@@ -11,7 +11,8 @@ from fluxgate._subscription import Subscription
 from fluxgate.errors import import_extra
 from fluxgate.events import CircuitRetired, Event
 
-from ._metrics import EVENTS, MOVES_OF_ITS_OWN, Board, Look, gauges
+from ._looks import Look, gauges
+from ._metrics import EVENTS, MOVES_OF_ITS_OWN, Board
 from .names import BUCKETS, CIRCUIT_INFO, INSTRUMENTS, SCOPE, Instrument
 
 if TYPE_CHECKING:
@@ -115,9 +116,9 @@ class OpenTelemetryMetricsListener:
             self._board.attach(subscription)
 
     def close(self) -> None:
-        """Let go of the circuits that no listener of the provider observes any more."""
+        """Let go of the circuits, if no listener of the provider is left."""
         if self._board is not None:
-            self._board.look()
+            self._board.detach()
 
 
 class OpenTelemetryBoard(Board):

@@ -14,7 +14,8 @@ from fluxgate._trace import trace_ids
 from fluxgate.errors import import_extra
 from fluxgate.events import CallEnded, Event
 
-from ._metrics import EVENTS, MOVES_IN_PROCESS, Board, Circuit, Look, gauges
+from ._looks import Look, gauges
+from ._metrics import EVENTS, MOVES_IN_PROCESS, Board, Circuit
 from .names import BUCKETS, INSTRUMENTS, TRACE_KEYS, Instrument
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class PrometheusListener:
     automatic: ClassVar[str] = "prometheus"
     """`fluxgate.observe` attaches one."""
     events: ClassVar[tuple[type[Event], ...]] = EVENTS
-    tick_interval: ClassVar[float] = _TICK
+    """All but `CallStarted`."""
+    tick_interval: ClassVar[float | None] = _TICK
+    """Seconds between two looks at the rates."""
 
     def __init__(
         self,
@@ -103,11 +106,11 @@ class PrometheusListener:
 
     def tick(self) -> None:
         """Bring the rates up to date."""
-        self._board.look()
+        self._board.look_for(self, _TICK)
 
     def close(self) -> None:
-        """Take away the series of circuits that no listener of the registry observes any more."""
-        self._board.look()
+        """Take away the series of circuits, if no listener of the registry is left."""
+        self._board.detach()
 
 
 class PrometheusBoard(Board):

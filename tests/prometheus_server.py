@@ -109,7 +109,7 @@ def server(
     folder: Path,
     targets: Mapping[str, Sequence[str]],
     *,
-    interval: str = "200ms",
+    interval: str = "500ms",
     rules: Sequence[Path] = (),
     features: Sequence[str] = ("exemplar-storage",),
 ) -> Iterator[PrometheusServer]:

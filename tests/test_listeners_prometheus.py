@@ -45,6 +45,7 @@ from fluxgate import (
 from fluxgate.events import CallStarted, StateChanged
 from fluxgate.listeners import _metrics as shared
 from fluxgate.listeners import load, names, prometheus
+from fluxgate.listeners._looks import Look
 from fluxgate.listeners.names import Instrument
 from fluxgate.listeners.prometheus import PrometheusListener
 from fluxgate.testing import VirtualClock
@@ -72,6 +73,12 @@ TABLE = {
 }
 
 
+class Still(PrometheusListener):
+    """It ticks when the test says so."""
+
+    tick_interval = None
+
+
 class Metrics:
     """A registry of its own, read by instrument."""
 
@@ -79,7 +86,7 @@ class Metrics:
         self.registry = CollectorRegistry()
 
     def listener(self, **options: Any) -> PrometheusListener:
-        return PrometheusListener(self.registry, **options)
+        return Still(self.registry, **options)
 
     def series(self, instrument: Instrument, suffix: str = "") -> dict[tuple[str, ...], float]:
         """The series of a metric: the values of its labels, in their order, and its value."""
@@ -331,7 +338,7 @@ def test_rates_are_true_while_nobody_calls(metrics: Metrics, bus: Bus) -> None:
 
 def test_it_ticks_by_itself(metrics: Metrics, bus: Bus) -> None:
     """The rates come up to date in a thread of the listener's own, more often than every 5 s."""
-    assert 0 < PrometheusListener.tick_interval < 5
+    assert 0 < (PrometheusListener.tick_interval or 0) < 5
 
     class Hasty(PrometheusListener):
         tick_interval = 0.005
@@ -372,15 +379,15 @@ def test_a_late_look_does_not_undo_a_change(metrics: Metrics, bus: Bus, monkeypa
     """A tick that looked before a change of state, and comes to show it after, shows nothing."""
     bus.attach(listener := metrics.listener())
     cb = circuit(bus)
-    look = shared.Look.at
+    look = Look.at
 
     def slowly(breaker: Any, rules: Any = None) -> Any:
         seen = look(breaker, rules)
-        monkeypatch.setattr(shared.Look, "at", look)
+        monkeypatch.setattr(Look, "at", look)
         cb.force_open()
         return seen
 
-    monkeypatch.setattr(shared.Look, "at", slowly)
+    monkeypatch.setattr(Look, "at", slowly)
     listener.tick()
     assert metrics.state() == ["forced_open"]
 
@@ -404,6 +411,49 @@ def test_two_listeners_on_one_registry_count_once(metrics: Metrics, bus: Bus) ->
     own.close()
     second.close()
     assert metrics.series(names.STATE) == {}, "nobody keeps it up to date"
+
+
+def test_many_listeners_on_one_registry_look_in_turns(metrics: Metrics, bus: Bus) -> None:
+    """Of several listeners of one registry one looks at the circuits; when it is gone another does."""
+    cb = circuit(bus, tripper=Closed() & FailureStreak(9))
+    first, second = metrics.listener(), metrics.listener()
+    subscriptions = [bus.attach(each) for each in (first, second)]
+    board: Any = first.destination
+    first.tick()
+    try_to(cb.call, fail)
+    second.tick()
+    assert metrics.value(names.FAILURE_RATE, "payments") == 0.0
+    first.tick()
+    assert metrics.value(names.FAILURE_RATE, "payments") == 1.0
+    subscriptions[0].close()
+    cb.reset()
+    try_to(cb.call, fail)
+    board._looked_at -= 1.25  # s: as much as may be missing from the last look to the 5 s that are promised
+    second.tick()
+    assert metrics.value(names.FAILURE_RATE, "payments") == 1.0
+
+
+def test_a_name_that_is_free_again_is_not_looked_for(
+    metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only while two circuits have one name does a change of state look at others."""
+    bus.attach(metrics.listener())
+    cb, twin = circuit(bus), circuit(bus)
+    looked: list[str] = []
+    living = shared.Board.living
+
+    def noted(board: Any) -> Any:
+        looked.append("looked")
+        return living(board)
+
+    monkeypatch.setattr(shared.Board, "living", noted)
+    cb.force_open()
+    assert looked
+    twin.retire()
+    looked.clear()
+    cb.reset()
+    assert not looked
+    assert metrics.state() == ["closed"]
 
 
 def test_listeners_on_two_registries_count_each_for_itself(bus: Bus) -> None:
@@ -455,7 +505,8 @@ def test_a_name_that_is_used_again_goes_on(metrics: Metrics, bus: Bus) -> None:
     assert metrics.calls()["success"] == 2
     cb.retire()
     assert metrics.samples == 0
-    circuit(bus).call(int)
+    cb = circuit(bus)
+    cb.call(int)
     assert metrics.calls()["success"] == 1
 
 
@@ -494,7 +545,7 @@ def test_a_circuit_takes_its_series_along(end: str, metrics: Metrics, bus: Bus) 
 
 def test_ten_thousand_circuits_come_and_go_without_growth(metrics: Metrics, bus: Bus) -> None:
     """Whatever was kept for a circuit is gone with it."""
-    bus.attach(listener := metrics.listener())
+    bus.attach(listener := metrics.listener(buckets=[1.0]))
 
     def live(first: int, count: int) -> int:
         for number in range(first, first + count):
@@ -549,7 +600,7 @@ def test_listeners_begin_with_0(metrics: Metrics, bus: Bus) -> None:
     bus.attach(print)
     listener.tick()
     for instrument in (names.LISTENER_FAILURES, names.EVENTS_DROPPED):
-        assert metrics.series(instrument) == {("PrometheusListener",): 0, ("print",): 0}
+        assert metrics.series(instrument) == {("Still",): 0, ("print",): 0}
 
 
 def test_failures_of_listeners_and_rules_are_counted(metrics: Metrics, bus: Bus) -> None:
@@ -586,7 +637,7 @@ def test_lost_events_are_counted(metrics: Metrics, bus: Bus) -> None:
         go.set()
         assert bus.flush(PATIENCE)
     assert by_name(metrics, names.EVENTS_DROPPED) == {"slow_sink": 9}
-    assert bus.listeners() == {"PrometheusListener"}
+    assert bus.listeners() == {"Still"}
 
 
 # -- exemplars ----------------------------------------------------------------------------------------------------

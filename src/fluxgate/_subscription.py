@@ -212,6 +212,11 @@ class Subscription:
         return self._core
 
     @property
+    def bus(self) -> "Bus":
+        """Where it is attached."""
+        return self._bus
+
+    @property
     def active(self) -> bool:
         """Whether it is still open."""
         return self._active
@@ -222,10 +227,6 @@ class Subscription:
             breaker = self._bus.breaker(self._core)
             return [] if breaker is None else [breaker]
         return [breaker for breaker in self._bus.circuits() if self.observes(breaker._core)]
-
-    def listeners(self) -> set[str]:
-        """What it and the others on its bus are called in `ListenerFailed` and `EventsDropped`."""
-        return self._bus.listeners()
 
     def refresh(self) -> None:
         """Ask the listener's `events` and `destination` again: they may depend on something that has changed.
