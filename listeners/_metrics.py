@@ -40,6 +40,7 @@ from .names import (
     EVENTS_DROPPED,
     FALLBACK_CALLS,
     LISTENER_FAILURES,
+    OTHER_LISTENERS,
     OUTCOMES,
     REJECTED_CALLS,
     SLOW_CALLS,
@@ -70,6 +71,7 @@ MOVES_IN_PROCESS = moves(*set(Trigger) - {Trigger.REMOTE})
 
 _JUDGED = (CallSucceeded, CallFailed)
 _GONE = -1
+_MOST_LISTENERS = 1000  # a rule without a name of its own is told by its address, so that there is no end of them
 
 
 class Circuit:
@@ -201,10 +203,13 @@ class Board:
             self._listener(instrument, listener)(count)
 
     def _listener(self, instrument: Instrument, listener: str) -> Callable[[float], None]:
-        key = instrument, printable(listener)
-        if key not in self._listeners:
-            self._listeners[key] = self.counter(*key[:1], key[1:])
-        return self._listeners[key]
+        label = printable(listener)
+        if (instrument, label) not in self._listeners and len(self._listeners) >= _MOST_LISTENERS:
+            label = OTHER_LISTENERS
+        add = self._listeners.get((instrument, label))
+        if add is None:
+            add = self._listeners[instrument, label] = self.counter(instrument, (label,))
+        return add
 
     # -- circuits that come and go --------------------------------------------------------------------------------
 
@@ -221,20 +226,21 @@ class Board:
             return circuit
 
     def _retire(self, circuit: Circuit) -> None:
+        version = circuit.version
         if circuit.shared and circuit.label in self.living():
             self._look_again(circuit)
         else:
-            self._forget(circuit)
+            self._forget(circuit, version)
 
-    def _forget(self, circuit: Circuit) -> None:
-        with self.lock:
-            if self._labels.get(circuit.label) is circuit:
+    def _forget(self, circuit: Circuit, version: int) -> None:
+        """Forget a circuit, unless another of its name came after the look at this version."""
+        with self.lock, circuit.lock:
+            if circuit.version == version != _GONE:
+                circuit.version = _GONE
                 del self._labels[circuit.label]
                 for name in circuit.names:
                     self._circuits.pop(name, None)
-                with circuit.lock:
-                    circuit.version = _GONE
-                    self.drop(circuit)
+                self.drop(circuit)
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -270,11 +276,11 @@ class Board:
             self._count(LISTENER_FAILURES, name, 0)
             self._count(EVENTS_DROPPED, name, 0)
         with self.lock:
-            bound = list(self._labels.values())  # before the living are counted: who is bound later is not among them
+            bound = [(circuit, circuit.version) for circuit in self._labels.values()]  # before the living are counted
         living = self.living()
-        for circuit in bound:
+        for circuit, version in bound:
             if circuit.label not in living:
-                self._forget(circuit)
+                self._forget(circuit, version)
         return living
 
     def living(self) -> dict[str, list[Any]]:
@@ -291,7 +297,7 @@ class Board:
             observing = any(each.active for each in self._subscriptions)
             circuits = [] if observing else list(self._labels.values())
         for circuit in circuits:
-            self._forget(circuit)
+            self._forget(circuit, circuit.version)
 
     def _open(self) -> list[Subscription]:
         with self.lock:

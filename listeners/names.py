@@ -248,6 +248,9 @@ INSTRUMENTS: Final = (
 )
 """Every metric."""
 
+OTHER_LISTENERS: Final = "others"
+"""The label of listeners, and rules, that are too many to have one each."""
+
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the duration histogram, in seconds: from a cache's answer to the default `slow_threshold`."""
 

@@ -618,6 +618,42 @@ def test_failures_of_listeners_and_rules_are_counted(metrics: Metrics, bus: Bus)
     assert by_name(metrics, names.LISTENER_FAILURES) == {"page_somebody": 2}
 
 
+def test_listeners_and_rules_without_end_share_a_label(metrics: Metrics, bus: Bus) -> None:
+    """Rules without a name of their own are told by their address; beyond a thousand labels they share one."""
+    bus.attach(metrics.listener())
+
+    class Nameless:
+        def __call__(self, error: Exception) -> bool:
+            raise ValueError
+
+    rules = [Nameless() for _ in range(1100)]
+    for rule in rules:
+        try_to(circuit(bus, tracker=rule).call, fail)
+    counted = metrics.series(names.LISTENER_FAILURES)
+    assert sum(counted.values()) == 1100
+    assert 100 <= counted[names.OTHER_LISTENERS,] <= 110
+    assert len(counted) <= 1001
+
+
+def test_a_name_that_is_taken_at_the_moment_of_retirement_stays(
+    metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A circuit that comes while another of its name is being forgotten is not forgotten with it."""
+    bus.attach(metrics.listener())
+    cb = circuit(bus)
+    kept: list[Any] = []
+    forget = shared.Board._forget
+
+    def late(board: Any, gone: Any, version: int) -> None:
+        kept.append(circuit(bus))
+        forget(board, gone, version)
+
+    monkeypatch.setattr(shared.Board, "_forget", late)
+    cb.retire()
+    assert metrics.state() == ["closed"]
+    assert len(kept) == 1
+
+
 def test_lost_events_are_counted(metrics: Metrics, bus: Bus) -> None:
     """By the listener whose queue was full."""
     bus.attach(metrics.listener())
