@@ -71,6 +71,7 @@ MOVES_IN_PROCESS = moves(*set(Trigger) - {Trigger.REMOTE})
 
 _JUDGED = (CallSucceeded, CallFailed)
 _GONE = -1
+_CROWD = 10  # circuits of one name
 _MOST_LISTENERS = 1000  # a rule without a name of its own is told by its address, so that there is no end of them
 
 
@@ -78,7 +79,7 @@ class Circuit:
     """What is bound for one circuit, or for those that share a name."""
 
     __slots__ = (
-        *("durations", "fallback", "label", "lock", "look", "names", "rejected", "shared", "shown", "slow"),
+        *("crowded", "durations", "fallback", "label", "lock", "look", "names", "rejected", "shared", "shown", "slow"),
         *("transitions", "version", "would_open"),
     )
 
@@ -89,6 +90,8 @@ class Circuit:
         """What is written as this label; seldom more than one name."""
         self.shared = False
         """Whether more circuits than one may have it."""
+        self.crowded = False
+        """Whether they are so many that a look at all of them has to wait for its time."""
         self.lock = RLock()
         """Held while its measurements are taken: the library's own locks cannot be held elsewhere during a fork."""
         self.version = 0
@@ -227,7 +230,7 @@ class Board:
 
     def _retire(self, circuit: Circuit) -> None:
         version = circuit.version
-        if circuit.shared and circuit.label in self.living():
+        if circuit.crowded or (circuit.shared and circuit.label in self.living()):
             self._look_again(circuit)
         else:
             self._forget(circuit, version)
@@ -305,7 +308,7 @@ class Board:
 
     def _look_at(self, name: str, breakers: list[Any]) -> None:
         circuit = self._circuits.get(name) or self._bind(name, Look.at(breakers[0]))
-        circuit.shared = circuit.shared or len(breakers) > 1
+        circuit.shared, circuit.crowded = circuit.shared or len(breakers) > 1, len(breakers) > _CROWD
         version, known = circuit.version, (None if circuit.shared else circuit.look.rules) or None
         self._show(circuit, [Look.at(breaker, known) for breaker in breakers], version)
 
@@ -320,8 +323,11 @@ class Board:
         with circuit.lock:
             circuit.shared = True
             version = self._next_version(circuit)
+        if circuit.crowded:
+            return
         breakers = self.living().get(circuit.label)
         if breakers:
+            circuit.crowded = len(breakers) > _CROWD
             self._show(circuit, [Look.at(breaker) for breaker in breakers], version)
             with circuit.lock:
                 if circuit.version == version and len(breakers) == 1:  # nobody has joined it since

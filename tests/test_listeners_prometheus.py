@@ -494,6 +494,32 @@ def test_circuits_of_one_name_share_their_series(metrics: Metrics) -> None:
         subscription.close()
 
 
+def test_a_crowd_of_one_name_is_looked_at_from_time_to_time(
+    metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where many circuits have one name, a change of one does not look at all of them; the next tick does."""
+    bus.attach(listener := metrics.listener())
+    crowd = [circuit(bus) for _ in range(20)]
+    looked: list[Any] = []
+    at = Look.at
+
+    def noted(breaker: Any, rules: Any = None) -> Look:
+        looked.append(breaker)
+        return at(breaker, rules)
+
+    monkeypatch.setattr(Look, "at", noted)
+    crowd[0].force_open()
+    crowd[1].retire()
+    assert not looked
+    assert metrics.value(names.TRANSITIONS, "payments", "closed", "forced_open") == 1
+    listener.tick()
+    assert sorted(metrics.state()) == ["closed", "forced_open"]
+    for cb in crowd:
+        cb.retire()
+    listener.tick()
+    assert metrics.samples == 0
+
+
 def test_a_name_that_is_used_again_goes_on(metrics: Metrics, bus: Bus) -> None:
     """A circuit that takes another's place before that is gone keeps the series; once it is gone they begin anew."""
     bus.attach(metrics.listener())
