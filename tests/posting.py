@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Generator
 from threading import Event
 from typing import Any
@@ -84,12 +83,9 @@ class Post:
         self.clock.advance(seconds)
 
     def alert(self, alerts: AlertListener) -> None:
-        """Attach it and wait for its first look: what it sees of a circuit then explains less than an event."""
+        """Attach it and have it look around first: what it sees of a circuit then explains less than an event."""
         self.bus.attach(alerts)
-        deadline = time.monotonic() + PATIENCE
-        while alerts._observing is None or alerts._looks:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        alerts.tick()
 
     @property
     def errors(self) -> list[str]:
