@@ -187,6 +187,40 @@ def test_a_worker_starts_one_thread_and_none_after_its_end() -> None:
     assert ended._thread is None
 
 
+def test_stuck_ticks_share_one_wait_at_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many listeners hang in their ticks, the end of the process waits for all of them together."""
+    monkeypatch.setattr("fluxgate.bus._CLOSE_WAIT", 0.1)
+    waits: list[float] = []
+    stop_ticking = Worker.stop_ticking
+
+    def noted(worker: Worker, timeout: float) -> None:
+        waits.append(timeout)
+        stop_ticking(worker, timeout)
+
+    monkeypatch.setattr(Worker, "stop_ticking", noted)
+    free = threading.Event()
+
+    class Stuck(EventRecorder):
+        tick_interval = 0.001
+
+        def __init__(self) -> None:
+            super().__init__(StateChanged)
+            self.inside = threading.Event()
+
+        def tick(self) -> None:
+            self.inside.set()
+            assert arrives(free)
+
+    bus, listeners = Bus(), [Stuck() for _ in range(4)]
+    for listener in listeners:
+        bus.attach(listener)
+        assert arrives(listener.inside)
+    bus.shut_down(0)
+    free.set()
+    assert waits[1:] == [0.05] * 3
+    assert 0.05 < waits[0] <= 0.1
+
+
 def test_what_waits_for_an_event_loop_is_told_at_exit() -> None:
     """An async listener hears of a circuit that was made where no loop ran, at the latest as the program ends."""
     lines = program("""

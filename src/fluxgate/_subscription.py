@@ -103,33 +103,36 @@ class Outlet:
             return _TICK_AGAIN
         return interval
 
-    def close(self) -> None:
-        """The last subscription is gone, or the process ends: stop the thread and tell the listener, once."""
+    def close(self, wait: float = _CLOSE_WAIT) -> None:
+        """The last subscription is gone, or the process ends: stop the thread and tell the listener, once.
+
+        A tick that runs, and an asynchronous `close`, may take `wait` seconds.
+        """
         closing = None if self._closed else getattr(self.listener, "close", None)
         self._closed = True
         self.ticking = None
         if self._worker is not None:
-            self._worker.stop_ticking(_CLOSE_WAIT)
+            self._worker.stop_ticking(wait)
         if callable(closing):
             try:
                 result = closing()
                 if hasattr(result, "__await__"):
-                    self._finish(result)
+                    self._finish(result, wait)
             except Exception as error:
                 log("ERROR", "closing listener %s failed", self.name, error=error)
         if self._worker is not None:
             self._worker.stop()
 
-    def _finish(self, work: Any) -> None:
+    def _finish(self, work: Any, wait: float) -> None:
         loop = running_loop()
-        if self._worker is not None and self._worker.finish(work, _CLOSE_WAIT):
+        if self._worker is not None and self._worker.finish(work, wait):
             return
         if loop is not None:
             spawn(loop, waiting_for(work))
         else:
             import asyncio
 
-            asyncio.run(asyncio.wait_for(waiting_for(work), _CLOSE_WAIT))
+            asyncio.run(asyncio.wait_for(waiting_for(work), wait))
 
     def __del__(self) -> None:
         # Nobody closed it before its bus was dropped: its thread must not wait for ever for events that cannot come.

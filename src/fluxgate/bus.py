@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ._core import Core
 
 _EXIT_WAIT = 2.0
+_CLOSE_WAIT = 1.0
+_CLOSE_MOMENT = 0.05
 _FLUSH_LOOK = 0.002  # seconds
 
 
@@ -327,8 +329,9 @@ class Bus:
                 with contextlib.suppress(asyncio.TimeoutError):
                     asyncio.run(asyncio.wait_for(core.deliver_async(), max(deadline - time.monotonic(), 0)))
         self.flush(max(deadline - time.monotonic(), 0))
+        deadline = time.monotonic() + _CLOSE_WAIT  # for all of them together, and a moment for each
         for outlet in self._live_outlets():
-            outlet.close()
+            outlet.close(max(deadline - time.monotonic(), _CLOSE_MOMENT))
 
     def listeners(self) -> set[str]:
         """What the listeners that are attached are called in `ListenerFailed` and `EventsDropped`."""
