@@ -152,6 +152,18 @@ def test_observe_twice_attaches_once(publish: Publish, caplog: pytest.LogCapture
     assert len(infos(caplog)) == 1
 
 
+def test_observe_holds_up_nobody_else(publish: Publish) -> None:
+    """While a listener that is being attached takes its time, other threads may make circuits and listen to them."""
+    bus, others = Bus(), list[bool]()
+
+    def attached(self: object, subscription: object) -> None:
+        others.append(Running(lambda: CircuitBreaker("payments", bus=bus)).done(timeout=2))
+
+    publish(mine=sample(attached=attached))
+    bus.observe()
+    assert others == [True]
+
+
 def test_observe_from_many_threads_attaches_once(publish: Publish) -> None:
     """Two threads that both start to observe do not attach everything twice."""
     both, mine = threading.Barrier(4), sample()

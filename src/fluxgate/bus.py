@@ -54,6 +54,7 @@ class Bus:
         self._outlets: dict[int, Outlet] = {}
         self._routes: dict[tuple[Subscription, ...], Routes] = {}
         self._observed: tuple[Subscription, ...] = ()
+        self._observing = RLock()
         _buses.add(self)
 
     # -- circuits -------------------------------------------------------------------------------------------------
@@ -275,8 +276,8 @@ class Bus:
         of others that declare themselves `automatic`. Of several for one purpose (structlog, log) the first whose
         library is there is taken. Calling it again changes nothing while they are attached.
         """
-        found = [] if self._observes else observable()  # other people's code runs here: no lock is held
-        with self.lock:
+        found = [] if self._observes else observable()
+        with self._observing:  # other people's code runs here: `lock` is not held
             if not self._observes:
                 attached: dict[str, Subscription] = {}
                 for name, listener in found:
@@ -370,6 +371,7 @@ class Bus:
         self._forking = []
         if child:
             self._burying = False
+            self._observing = RLock()
             for subscription in (*self._subscriptions, *self._own):
                 subscription.reset()
             for outlet in self._outlets.values():
