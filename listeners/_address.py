@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fluxgate.errors import import_extra
+from ._library import HTTPX
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # https://www.rfc-editor.org/rfc/rfc9110#name-tokens
 
@@ -23,7 +23,7 @@ class Address:
     __slots__ = ("_url", "authority", "scheme")
 
     def __init__(self, url: Any, what: str, wanted_by: str) -> None:
-        httpx = import_extra("httpx", wanted_by=wanted_by, package="httpx", extra="webhook")
+        httpx = HTTPX.load(wanted_by)
         wanted = (
             f"{what} must be an absolute URL, http:// or https:// and a host (it may hold a secret: it is not shown)"
         )

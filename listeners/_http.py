@@ -21,9 +21,9 @@ from weakref import WeakSet, finalize
 from fluxgate._chance import chance
 from fluxgate._clock import Clock
 from fluxgate._text import seconds_in_words, type_name
-from fluxgate.errors import import_extra
 
 from ._address import Address
+from ._library import HTTPX
 
 GIVE_UP_AFTER = 60.0  # seconds that one message may take, all tries and waits
 _AT_THE_END = 2.0  # the same while the interpreter ends, when it may happen in its own thread
@@ -99,7 +99,7 @@ class Courier:
     """
 
     def __init__(self, author: str, address: Address, *, timeout: float, retries: int, clock: Clock) -> None:
-        self._httpx: Any = import_extra("httpx", wanted_by=author, package="httpx", extra="webhook")
+        self._httpx: Any = HTTPX.load(author)
         self._address = address
         self._timeout = timeout
         self._tries = retries + 1

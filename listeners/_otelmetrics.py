@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from fluxgate import _check
 from fluxgate._subscription import Subscription
-from fluxgate.errors import import_extra
 from fluxgate.events import CircuitRetired, Event
 
+from ._library import OPENTELEMETRY, NeedsLibrary
 from ._looks import Look, gauges
 from ._metrics import EVENTS, MOVES_OF_ITS_OWN, Board
 from .names import BUCKETS, CIRCUIT_INFO, INSTRUMENTS, SCOPE, Instrument
@@ -22,7 +22,7 @@ _TICK = 1.0  # seconds between two looks for a provider
 _API = "opentelemetry.metrics"
 
 
-class OpenTelemetryMetricsListener:
+class OpenTelemetryMetricsListener(NeedsLibrary):
     """Measures circuits with OpenTelemetry, in the instruments that `fluxgate.listeners.names` lists.
 
     Any number of listeners may share a meter provider: no event counts twice. Counters and the histogram are recorded
@@ -55,12 +55,11 @@ class OpenTelemetryMetricsListener:
     """
 
     automatic: ClassVar[str] = "opentelemetry-metrics"
+    library = OPENTELEMETRY._replace(module=_API)
     """`fluxgate.observe` attaches one."""
 
     def __init__(self, meter_provider: "MeterProvider | None" = None) -> None:
-        self._api = import_extra(
-            _API, wanted_by=type(self).__name__, package="opentelemetry-api", extra="opentelemetry"
-        )
+        self._api = self.require()
         if meter_provider is not None and not isinstance(meter_provider, self._api.MeterProvider):
             raise TypeError(f"meter_provider must be an opentelemetry MeterProvider, got {_check.got(meter_provider)}")
         self._board: OpenTelemetryBoard | None = None

@@ -8,10 +8,10 @@ from weakref import WeakSet
 from fluxgate import _check
 from fluxgate._subscription import Subscription
 from fluxgate._text import log
-from fluxgate.errors import import_extra
 from fluxgate.events import CallEnded, CallRejected, CircuitRetired, Event, FallbackUsed, StateChanged
 
 from . import names
+from ._library import OPENTELEMETRY, NeedsLibrary
 from ._otelmetrics import OpenTelemetryMetricsListener
 from ._oteltext import scope_version
 
@@ -34,7 +34,7 @@ _CHANGES = (StateChanged, CircuitRetired)
 _ALL = (*_CHANGES, CallEnded, CallRejected, FallbackUsed)
 
 
-class TracingListener:
+class TracingListener(NeedsLibrary):
     """Writes what circuits decide into traces, and their changes of state as log records.
 
     With ``mode="annotate"`` the span that is current where a call is made gets the decision as attributes, and an
@@ -71,6 +71,7 @@ class TracingListener:
     """
 
     automatic: ClassVar[str] = "opentelemetry"
+    library = OPENTELEMETRY
 
     def __init__(
         self,
@@ -82,9 +83,8 @@ class TracingListener:
             raise ValueError(f"mode must be 'annotate' or 'spans', got {_check.got(mode)}")
         _provider(tracer_provider, "tracer_provider", "get_tracer")
         _provider(logger_provider, "logger_provider", "get_logger")
-        package = {"wanted_by": type(self).__name__, "package": "opentelemetry-api", "extra": "opentelemetry"}
-        self._trace = import_extra("opentelemetry.trace", **package)
-        self._logs = import_extra("opentelemetry._logs", **package)
+        self._trace = self.require()
+        self._logs = OPENTELEMETRY._replace(module="opentelemetry._logs").load(type(self).__name__)
         from . import _otelcalls, _oteloutages
 
         version = scope_version()

@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 from fluxgate import _check
 from fluxgate._subscription import Subscription
 from fluxgate._trace import trace_ids
-from fluxgate.errors import import_extra
 from fluxgate.events import CallEnded, Event
 
+from ._library import PROMETHEUS, NeedsLibrary
 from ._looks import Look, gauges
 from ._metrics import EVENTS, MOVES_IN_PROCESS, Board, Circuit
 from .names import BUCKETS, INSTRUMENTS, TRACE_KEYS, Instrument
@@ -25,7 +25,7 @@ _MULTIPROCESS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # eith
 _TICK = 4.0  # seconds: rates are promised to be true within 5
 
 
-class PrometheusListener:
+class PrometheusListener(NeedsLibrary):
     """Measures circuits with the official client library, in the metrics that `fluxgate.listeners.names` lists.
 
     Any number of listeners may share a registry: they share the metrics as well, and no event counts twice.
@@ -64,6 +64,7 @@ class PrometheusListener:
 
     automatic: ClassVar[str] = "prometheus"
     """`fluxgate.observe` attaches one."""
+    library = PROMETHEUS
     events: ClassVar[tuple[type[Event], ...]] = EVENTS
     """All but `CallStarted`."""
     tick_interval: ClassVar[float | None] = _TICK
@@ -75,9 +76,7 @@ class PrometheusListener:
         buckets: Iterable[float] = BUCKETS,
         exemplars: bool = True,
     ) -> None:
-        client = import_extra(
-            "prometheus_client", wanted_by=type(self).__name__, package="prometheus-client", extra="prometheus"
-        )
+        client = self.require()
         if registry is None:
             registry = client.REGISTRY
         if not isinstance(registry, client.CollectorRegistry):

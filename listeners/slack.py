@@ -18,6 +18,7 @@ from ._alert import Alert
 from ._document import as_source, to_json
 from ._eventlog import Floods
 from ._http import Answer, Courier, DeliveryError, Message, Problem, user_agent
+from ._library import HTTPX, NeedsLibrary
 from ._render import Logfmt, fields, iso
 from ._slacktext import OVER, Card
 from ._slackthreads import Thread, Threads
@@ -47,7 +48,7 @@ _AGAIN_AFTER = 600.0  # seconds between two messages that one circuit would have
 _MARKS = {"critical": "rotating_light", "warning": "warning", "info": "information_source"}
 
 
-class SlackListener:
+class SlackListener(NeedsLibrary):
     """Posts outages, and alerts, to a Slack channel: one thread each.
 
     Attached to circuits it tells of their outages. The opening is a message in the channel, which mentions whom you
@@ -97,6 +98,7 @@ class SlackListener:
 
     events = (StateChanged, WouldOpen, CircuitRetired)
     delivery: Delivery = "background"
+    library = HTTPX
 
     def __init__(
         self,

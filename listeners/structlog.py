@@ -4,9 +4,9 @@ import logging
 from typing import Any, ClassVar
 
 from fluxgate._check import got
-from fluxgate.errors import import_extra
 
 from ._eventlog import EventLog, LevelMap
+from ._library import STRUCTLOG, NeedsLibrary
 from .names import LOGGER
 
 _METHODS = {
@@ -18,7 +18,7 @@ _METHODS = {
 }
 
 
-class StructlogListener(EventLog):
+class StructlogListener(NeedsLibrary, EventLog):
     """Writes what happens to circuits to structlog: the event's name, and its values as key-value pairs.
 
     The names, levels, keys and rules are those of `fluxgate.listeners.log.LogListener`. Calls are written at
@@ -48,6 +48,7 @@ class StructlogListener(EventLog):
     """
 
     rank: ClassVar[int] = 0
+    library = STRUCTLOG
 
     def __init__(self, logger: Any = None, level_map: LevelMap | None = None, interval: float = 10.0) -> None:
         if logger is not None and not is_logger(logger):
@@ -65,7 +66,7 @@ class StructlogWriter:
     """Writes lines to one of structlog's loggers, or to that of a name where none is given."""
 
     def __init__(self, logger: Any, name: str, author: str) -> None:
-        self._structlog = import_extra("structlog", wanted_by=author, package="structlog", extra="structlog")
+        self._structlog = STRUCTLOG.load(author)
         self._is_ours = logger is None
         self._logger = self._structlog.get_logger(name) if logger is None else logger
 

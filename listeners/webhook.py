@@ -26,6 +26,7 @@ from ._alert import Alert
 from ._document import as_source, document, to_json
 from ._eventlog import Floods
 from ._http import Courier, DeliveryError, Message, user_agent
+from ._library import HTTPX, NeedsLibrary
 
 __all__ = ["DeliveryError", "WebhookListener", "signature"]
 
@@ -40,7 +41,7 @@ _SHORTEST_KEY, _LONGEST_KEY = 24, 64  # bytes
 _AGAIN_AFTER = 60.0  # seconds between two documents about one listener's failures
 
 
-class WebhookListener:
+class WebhookListener(NeedsLibrary):
     """Posts each event, or alert, as one JSON document.
 
     Attached to circuits it receives events; as the sink of `fluxgate.listeners.alerts.AlertListener` it receives
@@ -119,6 +120,7 @@ class WebhookListener:
         self._floods = Floods(_AGAIN_AFTER)
 
     delivery: Delivery = "background"
+    library = HTTPX
 
     @property
     def events(self) -> tuple[type[Event], ...]:

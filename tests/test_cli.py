@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import pytest
 
 from fluxgate import MissingExtraError, _plugins, cli
 
+PYPROJECT: dict[str, Any] = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+
 # Fast and free of the environment: which libraries are there is decided by the test.
 WITHOUT = """
 import sys, types
-for name in ("httpx", "rich", "structlog"):
-    sys.modules[name] = None if name == {missing!r} else types.ModuleType(name)
+for name in ("httpx", "rich", "structlog", "prometheus_client", "opentelemetry.trace", "opentelemetry.metrics"):
+    sys.modules[name] = None if name.partition(".")[0] == {missing!r} else types.ModuleType(name)
 from fluxgate.cli import main
 sys.exit(main({arguments!r}))
 """
@@ -201,11 +205,22 @@ def test_no_listener_is_said_so(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert capsys.readouterr().out == "no listener is installed\n"
 
 
-def test_listeners_of_this_installation() -> None:
-    """The log listener needs nothing; without structlog its listener names the extra that brings it."""
-    done = without("structlog", "listeners")
+LACKING = {
+    "structlog": {"structlog": "structlog"},
+    "prometheus_client": {"prometheus": "prometheus"},
+    "opentelemetry": {"opentelemetry": "opentelemetry", "opentelemetry-metrics": "opentelemetry"},
+    "httpx": {"slack": "webhook", "webhook": "webhook"},
+}
+
+
+@pytest.mark.parametrize("library", LACKING)
+def test_listeners_of_this_installation(library: str) -> None:
+    """The log and the alerts need nothing; without a library its listeners name the extra that brings it."""
+    done = without(library, "listeners")
     assert done.returncode == 0
     rows = conditions(done.stdout)
     assert rows["log"] == "ready: fluxgate.listeners.log.LogListener"
-    assert rows["structlog"].startswith("missing: StructlogListener needs structlog")
-    assert "'structlog'" in rows["structlog"]
+    assert rows["alerts"] == "ready: fluxgate.listeners.alerts.AlertListener"
+    for name, extra in LACKING[library].items():
+        assert re.fullmatch(rf"missing: \w+Listener needs .* with its extra '{extra}'", rows[name]), rows[name]
+    assert rows.keys() == PYPROJECT["project"]["entry-points"]["fluxgate.listeners"].keys()
