@@ -255,8 +255,9 @@ class Board:
             self.look()
         else:
             for breaker in subscription.circuits():
-                known = printable(breaker.name) in self._labels
-                self._look_at(breaker.name, self.living()[printable(breaker.name)] if known else [breaker])
+                label = printable(breaker.name)
+                alike = self.living().get(label) if label in self._labels else None
+                self._look_at(breaker.name, alike or [breaker])
 
     def look_for(self, listener: object, interval: float) -> None:
         """As `look`, for a listener whose turn it is, unless another has done so in a quarter of the interval."""
@@ -308,8 +309,10 @@ class Board:
 
     def _look_at(self, name: str, breakers: list[Any]) -> None:
         circuit = self._circuits.get(name) or self._bind(name, Look.at(breakers[0]))
-        circuit.shared, circuit.crowded = circuit.shared or len(breakers) > 1, len(breakers) > _CROWD
-        version, known = circuit.version, (None if circuit.shared else circuit.look.rules) or None
+        with circuit.lock:
+            circuit.shared = circuit.shared or len(breakers) > 1
+            circuit.crowded = len(breakers) > _CROWD
+            version, known = circuit.version, (None if circuit.shared else circuit.look.rules) or None
         self._show(circuit, [Look.at(breaker, known) for breaker in breakers], version)
 
     def _tell_look(self, circuit: Circuit, look: Look) -> None:
