@@ -345,8 +345,9 @@ class Board:
     def _show(self, circuit: Circuit, looks: list[Look], version: int) -> None:
         with circuit.lock:
             if circuit.version == version != _GONE:
-                circuit.look = looks[0]
-                self.show(circuit, looks)
+                known, circuit.look = circuit.look, looks[0]
+                if circuit.shared or not circuit.shown or looks[0] != known:  # most looks find nothing new
+                    self.show(circuit, looks)
 
     # -- forks ----------------------------------------------------------------------------------------------------
 
