@@ -76,8 +76,12 @@ class Interrupt(Exception):
     """What a signal handler raises: a soft time limit, say."""
 
 
-def interrupted(work: Callable[[], object], step: int) -> bool:
-    """Run it and raise `Interrupt` in the engine where a signal handler may, for the time `step`; whether it got there.
+def interrupt() -> None:
+    raise Interrupt
+
+
+def interrupted(work: Callable[[], object], step: int, handler: Callable[[], object] = interrupt) -> bool:
+    """Run it with a signal handler that is called in the engine where it may, for the time `step`; whether it was.
 
     CPython runs signal handlers as a function is entered and as a built-in one returns.
     """
@@ -88,7 +92,8 @@ def interrupted(work: Callable[[], object], step: int) -> bool:
         if event in ("call", "c_return") and frame.f_globals.get("__name__", "").startswith("fluxgate."):
             left -= 1
             if left == -1:
-                raise Interrupt
+                sys.setprofile(None)
+                handler()
 
     sys.setprofile(watch)
     try:

@@ -6,18 +6,28 @@ import asyncio
 import logging
 import sys
 import threading
+from contextlib import suppress
 from itertools import count
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, FailureStreak, State
+from fluxgate import (
+    AsyncCircuitBreaker,
+    Bus,
+    CallNotPermittedError,
+    CircuitBreaker,
+    Cooldown,
+    FailureStreak,
+    State,
+    permits,
+)
 from fluxgate._tasks import running_loop
 from fluxgate._teller import _Claim
 from fluxgate._worker import Worker
 from fluxgate.events import CallStarted, Event, EventsDropped, ListenerFailed, StateChanged
-from fluxgate.testing import EventRecorder
+from fluxgate.testing import EventRecorder, VirtualClock
 from tests.running import Running, arrives, interrupted
 from tests.test_process import program
 
@@ -393,6 +403,39 @@ def test_a_signal_handler_that_raises_anywhere_silences_nobody(delivery: Any) ->
         assert len(recorder.of(StateChanged)) == 1
         assert numbers == sorted(set(numbers))
         assert numbers[-1] - len(numbers) <= 1
+    assert step > 50
+
+
+@pytest.mark.parametrize("work", ["fail", "reset", "probe"])
+def test_a_signal_handler_that_calls_the_breaker_doubles_nothing(work: str) -> None:
+    """Wherever it comes, also in the middle of a decision, each move is made and told once, in order."""
+    step = 0
+    for step in count():
+        clock, recorder = VirtualClock(), EventRecorder()
+        cb = CircuitBreaker(
+            "payments",
+            bus=Bus(),
+            clock=clock,
+            tripper=FailureStreak(1),
+            retry=Cooldown(1),
+            permit=permits.All(),
+            listeners=[recorder],
+        )
+
+        def fail(cb: CircuitBreaker = cb) -> None:
+            with suppress(ValueError, CallNotPermittedError):
+                cb.call(int, "many")
+
+        if work != "fail":
+            fail()
+            clock.advance(1)
+        act = {"fail": fail, "reset": cb.reset, "probe": fail}[work]
+        if not interrupted(act, step, handler=cb.reset if work == "reset" else fail):
+            break
+        numbers = [event.sequence for event in recorder.events_seen]
+        assert numbers == list(range(1, len(numbers) + 1))
+        moves = [(event.old_state, event.new_state) for event in recorder.of(StateChanged)]
+        assert len(moves) == {"fail": 1, "reset": 2, "probe": 3}[work]
     assert step > 50
 
 

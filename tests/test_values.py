@@ -82,7 +82,7 @@ def test_no_rule_moves_a_circuit_against_the_table() -> None:
     """The machine refuses a move that its table does not list, whoever asks."""
     machine = Machine(DEFAULT_RULES, 0.0)
     with pytest.raises(RuntimeError, match="cannot move from closed to half_open by retry"):
-        machine._move(State.HALF_OPEN, Trigger.RETRY, VERDICT, 0.0, 0.0)
+        machine._move(State.HALF_OPEN, Trigger.RETRY, VERDICT, 0.0, 0.0, machine.generation)
     assert machine.state is State.CLOSED
     assert not machine.news
 

@@ -31,6 +31,7 @@ from ._text import in_words, seconds_in_words
 from .events import Event, LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
+from .windows import Record as WindowRecord
 
 _EVERY = frozenset(State)
 _BY_HAND = _EVERY - {OPEN, HALF_OPEN}
@@ -179,9 +180,12 @@ class Machine:
         self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
 
-    def _start_recording(self) -> None:
+    def _new_record(self) -> WindowRecord:
         rules = self.rules
-        self.record = rules.window.open(rules.slow_threshold, rules.tripper.thresholds)
+        return rules.window.open(rules.slow_threshold, rules.tripper.thresholds)
+
+    def _start_recording(self) -> None:
+        self.record = self._new_record()
         self._streak = 0
         self._unsettle()
 
@@ -192,6 +196,7 @@ class Machine:
         if self.state is OPEN:
             if now < self.open_until:
                 return "open"
+            seen = self.generation
             waited = Verdict(
                 in_words(self.rules.retry),
                 True,
@@ -199,7 +204,7 @@ class Machine:
                 self._wait,
                 self._wait,
             )
-            self._move(HALF_OPEN, Trigger.RETRY, waited, now, wall)
+            self._move(HALF_OPEN, Trigger.RETRY, waited, now, wall, seen)
         if self.state is HALF_OPEN:
             return self._admit_probe(now)
         if self.state is FORCED_OPEN:
@@ -270,6 +275,9 @@ class Machine:
     def _decide(self, now: float, wall: float, *, failed: bool, hint: float | None = None) -> None:
         if now < self.steady_until and self.record.total(now) < self._bar:
             return
+        seen = self.generation
+        if self.state not in RECORDING:
+            return  # as in `_move`: moved meanwhile
         tripper = self.rules.tripper
         half_open = self.state is HALF_OPEN
         asked_as = HALF_OPEN if half_open else CLOSED
@@ -290,7 +298,7 @@ class Machine:
         else:
             verdict = self._explain(metric, asked_as, patient, trips)
         if not trips:
-            self._move(CLOSED, Trigger.RECOVERY, verdict, now, wall)
+            self._move(CLOSED, Trigger.RECOVERY, verdict, now, wall, seen)
         elif self.state is METRICS_ONLY:
             since = self.record.failing_since(now)
             self.news.append(
@@ -303,7 +311,7 @@ class Machine:
             )
             self._start_recording()
         else:
-            self._move(OPEN, Trigger.TRIPPER, verdict, now, wall, hint=hint)
+            self._move(OPEN, Trigger.TRIPPER, verdict, now, wall, seen, hint=hint)
 
     def _explain(self, metric: Metric, state: State, patient: bool, trips: bool) -> Verdict:
         tripper = self.rules.tripper
@@ -341,8 +349,9 @@ class Machine:
 
     def command(self, state: State, now: float, wall: float) -> None:
         """A control: move by hand. To the state that it is in already: nothing, but a reset still forgets."""
+        seen = self.generation
         if self.state is not state:
-            self._move(state, Trigger.MANUAL, Verdict("manual", True, _WORDS_BY_HAND[state]), now, wall)
+            self._move(state, Trigger.MANUAL, Verdict("manual", True, _WORDS_BY_HAND[state]), now, wall, seen)
         elif state is CLOSED:
             self.generation += 1
             self._start_recording()
@@ -360,53 +369,61 @@ class Machine:
         verdict: Verdict,
         now: float,
         wall: float,
+        seen: int,
         *,
         hint: float | None = None,
     ) -> None:
-        old = self.state
-        if state not in MOVES[trigger].get(old, ()):
-            raise RuntimeError(f"a circuit cannot move from {old} to {state} by {trigger}")
         metrics = self.record.metric(now)
         failing_since = self.record.failing_since(now)
         last_error = self._relevant_error(metrics) if trigger is Trigger.TRIPPER else self._last_error
-        self.generation += 1
+        old = self.state
+        if state not in MOVES[trigger].get(old, ()) and self.generation == seen:
+            raise RuntimeError(f"a circuit cannot move from {old} to {state} by {trigger}")
+        reopens = self.reopens if state in (OPEN, HALF_OPEN) else 0
+        wait = 0.0
+        if state is OPEN:
+            reopens += old is HALF_OPEN
+            wait = self._ask_wait(reopens, hint)
+        record = self._new_record() if state in RECORDING else None
+        change = Change(
+            old_state=old,
+            new_state=state,
+            trigger=trigger,
+            metrics=metrics,
+            verdict=verdict,
+            wait=wait if state is OPEN and wait < math.inf else None,
+            reopens=reopens,
+            generation=seen + 1,
+            failing_since=failing_since,
+            last_error=last_error,
+        )
+        if self.generation != seen:
+            return  # a signal handler, or a finalizer, has called this breaker while it decided, and moved it
+        # Up to the last line there is no call, so that none of those can come in between.
+        self.generation = seen + 1
         self.state = state
         self.changed_at = wall
+        self.reopens = reopens
         self._probes = {}
-        self._unsettle()
-        wait = None
+        self._bar = math.inf
+        self.steady_until = -math.inf
         if state is OPEN:
-            if old is HALF_OPEN:
-                self.reopens += 1
-            wait = self._wait = self._ask_wait(hint)
+            self._wait = wait
             self.open_until = now + wait
             self.verdict = verdict
         elif state is HALF_OPEN:
             self._half_open_since = now
         else:
-            self.reopens = 0
             self._last_error = None
             self.verdict = verdict if state is FORCED_OPEN else None
-        if state in RECORDING:
-            self._start_recording()
-        self.news.append(
-            Change(
-                old_state=old,
-                new_state=state,
-                trigger=trigger,
-                metrics=metrics,
-                verdict=verdict,
-                wait=None if wait == math.inf else wait,
-                reopens=self.reopens,
-                generation=self.generation,
-                failing_since=failing_since,
-                last_error=last_error,
-            )
-        )
+        if record is not None:
+            self.record = record
+            self._streak = 0
+        self.news.append(change)
 
-    def _ask_wait(self, hint: float | None) -> float:
+    def _ask_wait(self, reopens: int, hint: float | None) -> float:
         try:
-            wait = float(self.rules.retry.wait_after(self.reopens, hint))
+            wait = float(self.rules.retry.wait_after(reopens, hint))
             if not wait >= 0:  # written so that NaN is refused as well
                 raise ValueError(f"wait() must give at least 0 seconds, got {wait!r}")
         except Exception as error:

@@ -144,18 +144,17 @@ class Teller:
             self.push(Fault(role="clock", rule=self.careful, error=self.careful.fault))
             self.careful.fault = None
         news = self.machine.news
-        if news:
-            for each in news:
-                if isinstance(each, Fault):
-                    self.push(each)
-                else:
-                    trace_id, span_id = trace_ids()
-                    kind = StateChanged if isinstance(each, Change) else WouldOpen
-                    fields = {name: getattr(each, name) for name in each.fields}
-                    self.publish(kind, wall, **fields, trace_id=trace_id, span_id=span_id)
-                    if isinstance(each, Change):
-                        self._note_opening(each, wall, trace_id, span_id)
-            news.clear()
+        while news:
+            each = news.pop(0)  # one by one: a signal handler that calls this breaker in between goes on with the rest
+            if isinstance(each, Fault):
+                self.push(each)
+            else:
+                trace_id, span_id = trace_ids()
+                kind = StateChanged if isinstance(each, Change) else WouldOpen
+                fields = {name: getattr(each, name) for name in each.fields}
+                self.publish(kind, wall, **fields, trace_id=trace_id, span_id=span_id)
+                if isinstance(each, Change):
+                    self._note_opening(each, wall, trace_id, span_id)
 
     def _note_opening(self, change: Change, wall: float, trace_id: str | None, span_id: str | None) -> None:
         if change.new_state in (OPEN, FORCED_OPEN):
