@@ -1,6 +1,5 @@
 """What the log listeners have in common: which events they ask for, at which level each is written, and the floods."""
 
-import os
 from collections.abc import Hashable, Mapping
 from threading import RLock
 from typing import Any, ClassVar, Protocol
@@ -8,6 +7,7 @@ from weakref import WeakSet
 
 from fluxgate import Subscription, _check
 from fluxgate._clock import as_clock
+from fluxgate._forks import BegunAnew
 from fluxgate._trace import trace_ids
 from fluxgate.events import (
     EVENT_TYPES,
@@ -190,10 +190,10 @@ class Floods:
         self._interval = interval
         self._clock = as_clock(None)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self.reset()
+        self.after_fork()
         _all_floods.add(self)
 
-    def reset(self) -> None:
+    def after_fork(self) -> None:
         """Forget everything: a forked child leaves it to its parent, whose threads may have held the lock."""
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
         self._circuits: dict[str, dict[Hashable, _Flood]] = {}
@@ -268,13 +268,4 @@ class Floods:
         return [(flood.last, flood.held) for floods in circuits.values() for flood in floods.values() if flood.held]
 
 
-_all_floods: "WeakSet[Floods]" = WeakSet()
-
-
-def _after_fork() -> None:
-    for floods in list(_all_floods):
-        floods.reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_all_floods = BegunAnew[Floods]()

@@ -5,7 +5,6 @@ its client, which would write the whole address to its log, follow redirects and
 them is scheme, host and port; and instrumentation, which puts addresses into spans, is asked to look away.
 """
 
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -16,10 +15,11 @@ from importlib.metadata import version
 from threading import Event, RLock, main_thread
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
-from weakref import WeakSet, finalize
+from weakref import finalize
 
 from fluxgate._chance import chance
 from fluxgate._clock import Clock
+from fluxgate._forks import BegunAnew
 from fluxgate._text import seconds_in_words, type_name
 
 from ._address import Address
@@ -336,14 +336,5 @@ def _proxy(address: Address) -> str | None:
     return found if "://" in found else f"http://{found}"
 
 
-_all_couriers: "WeakSet[Courier]" = WeakSet()
+_all_couriers = BegunAnew[Courier]()
 _abandoned: list[Any] = []  # what a forked child has from its parent
-
-
-def _after_fork() -> None:
-    for courier in list(_all_couriers):
-        courier.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

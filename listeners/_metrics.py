@@ -6,13 +6,13 @@ state, the window's rates, the rules) is looked up.
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
+from fluxgate._forks import KeptWhole
 from fluxgate._machine import ADMITTING, MOVES, RECORDING
 from fluxgate._subscription import Subscription
 from fluxgate.events import (
@@ -368,25 +368,4 @@ class Board:
         self.lock.release()
 
 
-_boards: "WeakSet[Board]" = WeakSet()
-_forking: list[Board] = []
-
-
-def _before_fork() -> None:
-    _forking[:] = sorted(_boards, key=id)
-    for board in _forking:
-        board.before_fork()
-
-
-def _after_fork(*, child: bool) -> None:
-    for board in _forking:
-        board.after_fork(child=child)
-    _forking.clear()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=lambda: _after_fork(child=False),
-        after_in_child=lambda: _after_fork(child=True),
-    )
+_boards = KeptWhole[Board]()

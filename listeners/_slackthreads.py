@@ -1,9 +1,9 @@
 """Which thread in a Slack channel tells of what."""
 
-import os
 from threading import RLock
 from typing import NamedTuple
-from weakref import WeakSet
+
+from fluxgate._forks import BegunAnew
 
 from ._slacktext import Card
 
@@ -23,10 +23,10 @@ class Threads:
     """The threads that are not over, the latest 10,000 of them."""
 
     def __init__(self) -> None:
-        self.reset()
+        self.after_fork()
         _all_threads.add(self)
 
-    def reset(self) -> None:
+    def after_fork(self) -> None:
         """Forget everything: a forked child leaves it to its parent, whose threads may have held the lock."""
         self._lock = RLock()
         self._known: dict[tuple[str, str], Thread] = {}
@@ -49,13 +49,4 @@ class Threads:
             return self._known.pop(key, None)
 
 
-_all_threads: "WeakSet[Threads]" = WeakSet()
-
-
-def _after_fork() -> None:
-    for threads in list(_all_threads):
-        threads.reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_all_threads = BegunAnew[Threads]()

@@ -1,7 +1,6 @@
 """Structured log alerts: what is wrong with circuits, said once when it begins and once when it is over."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from threading import RLock
 from typing import Any
@@ -9,6 +8,7 @@ from weakref import WeakSet
 
 from fluxgate import CircuitBreakerInfo, Subscription, _check
 from fluxgate._clock import Clock, as_clock
+from fluxgate._forks import BegunAnew
 from fluxgate._subscription import Delivery
 from fluxgate.events import EVENT_TYPES, CircuitRetired, Event, EventsDropped, ListenerFailed, StateChanged
 
@@ -354,13 +354,4 @@ def _fingerprint(*identity: str) -> str:
     return hashlib.blake2b("\0".join(identity).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-_all_listeners: "WeakSet[AlertListener]" = WeakSet()
-
-
-def _after_fork() -> None:
-    for listener in list(_all_listeners):
-        listener.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_all_listeners = BegunAnew[AlertListener]()

@@ -1,11 +1,11 @@
 """Circuits in traces, log records and metrics, through OpenTelemetry's API."""
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from weakref import WeakSet
 
 from fluxgate import _check
+from fluxgate._forks import BegunAnew
 from fluxgate._subscription import Subscription
 from fluxgate._text import log
 from fluxgate.events import CallEnded, CallRejected, CircuitRetired, Event, FallbackUsed, StateChanged
@@ -204,13 +204,4 @@ class _Destination:
         return hash(_Destination)  # providers may change, hashes may not
 
 
-_listeners: "WeakSet[TracingListener]" = WeakSet()
-
-
-def _after_fork() -> None:
-    for listener in list(_listeners):
-        listener.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_listeners = BegunAnew[TracingListener]()

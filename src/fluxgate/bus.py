@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import os
 import time
 import weakref
 from collections import deque
@@ -13,6 +12,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from . import _check
+from ._forks import KeptWhole
 from ._plugins import observable
 from ._routes import Routes, table_of
 from ._subscription import Delivery, Listener, Outlet, Subscription, destination_of, tick_interval
@@ -401,7 +401,7 @@ class _Reference(weakref.ref[Any]):
     core: "Core"
 
 
-_buses: "weakref.WeakSet[Bus]" = weakref.WeakSet()
+_buses = KeptWhole[Bus]()
 default = Bus()
 attach = default.attach
 flush = default.flush
@@ -425,28 +425,5 @@ def as_bus(value: Any) -> Bus:
 @atexit.register
 def _at_exit() -> None:
     deadline = time.monotonic() + _EXIT_WAIT
-    for bus in list(_buses):
+    for bus in _buses:
         bus.shut_down(max(deadline - time.monotonic(), 0))
-
-
-_forking: list[Bus] = []
-
-
-def _before_fork() -> None:
-    _forking[:] = sorted(_buses, key=id)
-    for bus in _forking:
-        bus.before_fork()
-
-
-def _after_fork(*, child: bool) -> None:
-    for bus in _forking:
-        bus.after_fork(child=child)
-    _forking.clear()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=lambda: _after_fork(child=False),
-        after_in_child=lambda: _after_fork(child=True),
-    )

@@ -1,0 +1,64 @@
+"""What lives through a fork: the thread that held a lock is not in the child, so nobody would release it there."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
+
+M = TypeVar("M")
+
+
+class _Members(Generic[M]):
+    """Objects of one kind, held weakly."""
+
+    def __init__(self, **handlers: Any) -> None:
+        self._members: WeakSet[Any] = WeakSet()
+        if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+            os.register_at_fork(**handlers)
+
+    def add(self, member: M) -> None:
+        """Take one in."""
+        self._members.add(member)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[M]:
+        return iter(list(self._members))
+
+
+class BegunAnew(_Members[M]):
+    """Each member's ``after_fork()`` is called in the child: it begins anew, with locks that nobody holds."""
+
+    def __init__(self) -> None:
+        super().__init__(after_in_child=self._after)
+
+    def _after(self) -> None:
+        member: Any
+        for member in self:
+            member.after_fork()
+
+
+class KeptWhole(_Members[M]):
+    """Each member holds its locks while the process forks: from ``before_fork()`` to ``after_fork(child=...)``.
+
+    So the child finds it whole. All are locked in one order, whichever thread forks.
+    """
+
+    def __init__(self) -> None:
+        self._forking: list[Any] = []
+        super().__init__(
+            before=self._before,
+            after_in_parent=lambda: self._after(child=False),
+            after_in_child=lambda: self._after(child=True),
+        )
+
+    def _before(self) -> None:
+        self._forking = sorted(self, key=id)
+        for member in self._forking:
+            member.before_fork()
+
+    def _after(self, *, child: bool) -> None:
+        forking, self._forking = self._forking, []
+        for member in forking:
+            member.after_fork(child=child)
