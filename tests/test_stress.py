@@ -178,10 +178,11 @@ def test_no_more_probes_than_places(places: int) -> None:
     assert info.probes == 0
 
 
-def _trip(cb: CircuitBreaker) -> tuple[Any, Any, float, float]:
+def _trip(cb: CircuitBreaker) -> tuple[Any, Any, float, float, int]:
     from fluxgate import Trigger, Verdict
 
-    return Trigger.TRIPPER, Verdict("test", True), cb._core.clock.monotonic(), cb._core.clock.time()
+    core = cb._core
+    return Trigger.TRIPPER, Verdict("test", True), core.clock.monotonic(), core.clock.time(), core.machine.generation
 
 
 def test_events_are_gapless_in_order_and_one_at_a_time() -> None:
