@@ -35,6 +35,7 @@ from fluxgate.demo.runner import SteadyClock, is_over, shortcomings
 from fluxgate.demo.service import Fault, Phase, Service
 from fluxgate.demo.show import Show, sentence
 from fluxgate.demo.tally import CircuitTally, Tally
+from fluxgate.listeners import names
 
 COMMAND = [sys.executable, "-m", "fluxgate", "demo"]
 NAMES = {"payments", "inventory", "search"}
@@ -48,8 +49,8 @@ TRANSITION = re.compile(r"(\w+) +([\w-]+ → [\w-]+) +(.+)")
 class Run:
     """What a run with --json left."""
 
-    def __init__(self) -> None:
-        command = [*COMMAND, "--duration", "4", "--json"]
+    def __init__(self, duration: str = "4", *options: str) -> None:
+        command = [*COMMAND, "--duration", duration, "--json", *options]
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=PATIENCE)
         self.code = done.returncode
         self.stderr = done.stderr
@@ -127,6 +128,69 @@ def test_each_transition_is_printed_as_one_line(real: Run) -> None:
             assert move == f"{each['old_state']} → {each['new_state']}".replace("_", "-")
             assert why.startswith(each["reason"])
     assert "each circuit opened and recovered" in real.stderr
+
+
+# -- what its listeners tell -------------------------------------------------------------------------------------------
+
+
+def test_each_listener_tells_of_the_run(real: Run) -> None:
+    """The log, the alerts, /metrics and the spans are quoted, and agree with what the circuits counted."""
+    assert tuple(real.document["listeners"]) == demo.LISTENERS
+    opened = json.loads(quoted(real.stderr, "The first opening in the log:")[0])
+    transitions = [each for circuit in real.circuits.values() for each in circuit["transitions"]]
+    assert opened["reason"] in [each["reason"] for each in transitions if each["new_state"] == "open"]
+    alert = json.loads(quoted(real.stderr, "The first alert there:")[0])
+    assert (alert["alert"], alert["status"]) == ("CircuitOpen", "firing")
+    assert alert["reason"] == opened["reason"]
+    refused: Counter[str] = Counter()
+    for line in quoted(real.stderr, "What /metrics tells of changes and refusals:"):
+        if line.startswith(names.REJECTED_CALLS.series):
+            refused[line.split('circuit_name="')[1].split('"')[0]] += int(float(line.split()[-1]))
+    assert refused == {name: circuit["rejected"] for name, circuit in real.circuits.items()}
+    spans = quoted(real.stderr, "The outages as spans, and the first calls that each is linked to:")
+    outages = Counter(line.split()[2] for line in spans if line.startswith("circuit_breaker outage"))
+    assert outages == {name: circuit["opened"] for name, circuit in real.circuits.items()}
+    assert sum(line.startswith("  linked to") for line in spans) >= sum(outages.values())
+
+
+def quoted(output: str, heading: str) -> list[str]:
+    """The lines below a heading, up to the next empty one."""
+    return output.split(f"{heading}\n", 1)[1].split("\n\n", 1)[0].splitlines()
+
+
+def test_it_attaches_what_it_is_asked_to(tmp_path: Path) -> None:
+    """With --listeners, --log and --spans those alone tell, to where they were sent."""
+    pytest.importorskip("opentelemetry.proto")
+    from tests.otlp_receiver import OtlpReceiver
+
+    log = tmp_path / "demo.log"
+    receiver = OtlpReceiver()
+    with receiver.running():
+        asked = ["--listeners", "log,opentelemetry", "--log", str(log), "--spans", receiver.url]
+        run = Run("3", *asked)
+    assert run.code == 0, run.stderr
+    assert list(run.document["listeners"]) == ["log", "opentelemetry"]
+    assert "/metrics" not in run.stderr
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    told = Counter(line["circuit_name"] for line in lines if line["event"] == "circuit_opened")
+    assert told == {name: circuit["opened"] + circuit["reopens"] for name, circuit in run.circuits.items()}
+    assert not [line for line in lines if line["event"].startswith("alert")]
+    refused: Counter[str] = Counter()
+    for line in lines:
+        if line["event"] == "calls_rejected":
+            refused[line["circuit_name"]] += line["rejected"]
+    assert refused == {name: circuit["rejected"] for name, circuit in run.circuits.items()}
+    spans = Counter(each.item.name for each in receiver.traces)
+    for name, circuit in run.circuits.items():
+        assert spans[f"circuit_breaker outage {name}"] == circuit["opened"]
+        assert spans[f"circuit_breaker {name}"] == circuit["issued"]
+
+
+def test_names_that_it_does_not_show_are_refused() -> None:
+    """Exit code 2, and the error lists those that there are."""
+    done = subprocess.run([*COMMAND, "--listeners", "log,pager"], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert "the demo shows log, alerts, prometheus, opentelemetry, got 'pager'" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -73,13 +73,11 @@ def _keeper(export: Any, ended: "deque[Any]") -> Any:
 
 
 def _is_told(span: Any) -> bool:
-    """Outages, failures and probes; all that went well would be a hundred a second."""
-    attributes = span.attributes
-    return (
-        span.name.startswith(_OUTAGE)
-        or names.ERROR_ATTRIBUTE in attributes
-        or attributes[names.STATE_ATTRIBUTE] != "closed"
-    )
+    """Outages, failures, slow calls and probes; all that went well would be a hundred a second."""
+    told = span.attributes
+    if span.name.startswith(_OUTAGE) or names.ERROR_ATTRIBUTE in told or names.SLOW_ATTRIBUTE in told:
+        return True
+    return bool(told.get(names.STATE_ATTRIBUTE, "closed") != "closed")
 
 
 def _line(span: Any) -> str:
