@@ -150,7 +150,11 @@ def test_each_listener_tells_of_the_run(real: Run) -> None:
     spans = quoted(real.stderr, "The outages as spans, and the first calls that each is linked to:")
     outages = Counter(line.split()[2] for line in spans if line.startswith("circuit_breaker outage"))
     assert outages == {name: circuit["opened"] for name, circuit in real.circuits.items()}
-    assert sum(line.startswith("  linked to") for line in spans) >= sum(outages.values())
+    first = [below for line, below in pairwise(spans) if line.startswith("circuit_breaker outage")]
+    assert len(first) == sum(outages.values())
+    assert all(line.startswith("  linked to") and "circuit.state=closed" in line for line in first), (
+        "the calls that tripped"
+    )
 
 
 def quoted(output: str, heading: str) -> list[str]:

@@ -73,8 +73,10 @@ def _keeper(export: Any, ended: "deque[Any]") -> Any:
 
 
 def _is_told(span: Any) -> bool:
-    """Outages, failures, slow calls and probes; all that went well would be a hundred a second."""
+    """Outages, failures, slow calls and probes; not refusals, nor all that went well: those come by the hundred."""
     told = span.attributes
+    if told.get(names.DECISION_ATTRIBUTE) == names.REFUSED:
+        return False
     if span.name.startswith(_OUTAGE) or names.ERROR_ATTRIBUTE in told or names.SLOW_ATTRIBUTE in told:
         return True
     return bool(told.get(names.STATE_ATTRIBUTE, "closed") != "closed")
