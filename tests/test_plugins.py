@@ -22,7 +22,7 @@ from fluxgate import Bus, CircuitBreaker, MissingExtraError, State
 from fluxgate.events import Event, StateChanged
 from fluxgate.listeners import load
 from fluxgate.testing import EventRecorder
-from tests.running import Running, together
+from tests.running import Running, script, together
 
 MODULE = "fluxgate_published"
 
@@ -346,6 +346,28 @@ CircuitBreaker("observed").force_open()
         f"quiet: {State.FORCED_OPEN}",
         f"sample: StateChanged observed {State.FORCED_OPEN}",
     ]
+
+
+OBSERVED = """
+import logging, sys, fluxgate
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
+subscriptions = fluxgate.observe()
+cb = fluxgate.CircuitBreaker("payments", tripper=fluxgate.FailureStreak(1))
+cb.call_with_fallback(int, lambda error: 0, "many")
+from prometheus_client import REGISTRY
+print(REGISTRY.get_sample_value("circuit_breaker_state", {"circuit_name": "payments", "state": "open"}))
+"""
+
+
+def test_observe_attaches_all_that_come_with_the_package() -> None:
+    """With every library installed: structlog's, Prometheus's and both of OpenTelemetry's, and the log says so."""
+    for library in ("structlog", "prometheus_client", "opentelemetry.trace"):
+        pytest.importorskip(library)
+    lines = script(OBSERVED).stdout.splitlines()
+    names = "opentelemetry, opentelemetry-metrics, prometheus, structlog"
+    assert lines[0] == f"fluxgate INFO observing circuits with: {names}"
+    assert "circuit_opened" in lines[1]
+    assert lines[2] == "1.0"
 
 
 def test_the_page_lists_all_that_a_listener_may_have() -> None:
