@@ -363,7 +363,7 @@ class SlowCircuit(AlertRule):
         """In the words of the trippers that say the same."""
         rate = None if self.slow_rate is None else SlowRate(self.slow_rate)
         mean = None if self.avg_duration is None else AvgLatency(self.avg_duration)
-        either: Any = rate | mean if rate and mean else rate or mean
+        either: Any = rate | mean if rate is not None and mean is not None else mean if rate is None else rate
         return str((MinRequests(self.min_calls) & either).explain(sums, State.CLOSED, 0))
 
 

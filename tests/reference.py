@@ -369,7 +369,7 @@ class Circuit:
 
     def _move(self, state: str, trigger: str, now: float, wall: float) -> None:
         old = self.state
-        figures = self._figures(now) if trigger == "tripper" else {**self._figures(now), "last_error": self._last_error}
+        figures = self._figures(now)
         wait = None
         if state == "open":
             if old == "half_open":
@@ -380,7 +380,6 @@ class Circuit:
             self._half_open_since = now
         else:  # the outage, if there was one, is over or taken care of
             self.reopens = 0
-            self._last_error = None
         self.generation += 1
         self.state, self.changed_at = state, wall
         self._streak_starts = len(self._record)

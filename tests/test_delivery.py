@@ -453,6 +453,7 @@ def test_a_delivery_that_never_began_leaves_its_event_to_the_next() -> None:
     later = cb._core.deliver()
     assert later is not None
     later.close()
+    del later
     asyncio.run(cb.reset())
     assert [event.sequence for event in told] == [1, 2]
 

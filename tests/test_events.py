@@ -781,6 +781,32 @@ def test_an_answer_that_is_no_text_is_no_leak(redact: Redact) -> None:
     assert all("s3cret" not in text for text in texts(ConnectionError("s3cret")))
 
 
+class Raising:
+    """Whatever it is plugged in as, it raises while the call's own error is about."""
+
+    def __call__(self, *args: Any) -> Any:
+        raise LookupError("posting token=s3cret")
+
+    def wait(self, reopens: int) -> float:
+        raise LookupError("posting token=s3cret")
+
+    hint = wait
+
+
+@pytest.mark.parametrize("role", ["tracker", "tripper", "retry", "listener"])
+def test_tracebacks_in_the_log_are_redacted(redact: Redact, caplog: pytest.LogCaptureFixture, role: str) -> None:
+    """What fails is logged with its traceback, which shows the call's own error as well: neither shows a secret."""
+    redact(lambda text: text.replace("s3cret", "***"))
+    broken: dict[str, Any] = {"listeners": [Raising()]} if role == "listener" else {role: Raising()}
+    rules: dict[str, Any] = {"tripper": FailureStreak(1), **broken}
+    fail(circuit(Bus(), **rules), ConnectionError("GET /?token=s3cret"))
+    (record,) = caplog.records
+    assert "Traceback (most recent call last)" in caplog.text
+    assert "LookupError: posting token=***" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert record.exc_info is None
+
+
 class Mute(ConnectionError):
     """An exception whose text cannot be had."""
 

@@ -152,6 +152,23 @@ def test_observe_twice_attaches_once(publish: Publish, caplog: pytest.LogCapture
     assert len(infos(caplog)) == 1
 
 
+def test_observe_leaves_alone_what_is_served_already(publish: Publish, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a listener of the program's hears every circuit, none is made for its purpose: no line is written twice."""
+    caplog.set_level(logging.INFO, "fluxgate")
+    ours, theirs, other = sample("log"), sample("log"), sample("metrics")
+    publish(theirs=theirs, other=other)
+    bus = Bus()
+    by_hand = bus.attach(ours())
+    assert len(bus.observe()) == 1
+    assert (theirs.made, other.made) == (0, 1)
+    assert infos(caplog) == ["observing circuits with: other"]
+    one = Bus()
+    one.attach(ours(), circuits="pay*")
+    CircuitBreaker("payments", bus=one, listeners=[ours()])
+    assert len(one.observe()) == 2, "some circuits are not all"
+    by_hand.close()
+
+
 def test_observe_holds_up_nobody_else(publish: Publish) -> None:
     """While a listener that is being attached takes its time, other threads may make circuits and listen to them."""
     bus, others = Bus(), list[bool]()

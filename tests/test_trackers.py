@@ -301,3 +301,9 @@ def test_a_with_block_has_no_value_to_judge(make: Make) -> None:
     circuit.acquire().success("judge me")
     assert asked == ["judge me"]
     assert circuit.seen(CallFailed)
+
+
+def test_trackers_have_no_truth_value() -> None:
+    """``not tracker`` would silently be ``False``: the error says what to write instead."""
+    with pytest.raises(TypeError, match=r"^TypeOf\(OSError\) has no truth value: combine trackers with &, \| and ~"):
+        bool(TypeOf(OSError))

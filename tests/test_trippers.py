@@ -432,3 +432,10 @@ def test_a_huge_window_cannot_break_a_rate() -> None:
     """Counts far beyond any window still divide."""
     assert FailureRate(0.5).trips(metric(10**18, 10**18), CLOSED, 0)
     assert not AvgLatency(math.nextafter(1, 2)).trips(metric(10**18, duration=1e18), CLOSED, 0)
+
+
+def test_trippers_have_no_truth_value() -> None:
+    """``a and b`` would silently be ``b``: the error says what to write instead."""
+    for combine in (lambda: MinRequests(100) and FailureRate(0.5), lambda: not FailureRate(0.5)):
+        with pytest.raises(TypeError, match=r"has no truth value: combine trippers with & and \|"):
+            combine()

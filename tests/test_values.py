@@ -365,6 +365,28 @@ def test_a_redacting_function_that_fails_withholds_the_text(redact: Redactor, ca
     assert "s3cret" not in caplog.text
 
 
+def test_another_redacting_function_takes_the_place_with_a_warning(
+    redact: Redactor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two modules that each give one would leak the first one's secrets unseen; the same once more is no matter."""
+
+    def first(text: str) -> str:
+        return text.replace("one", "***")
+
+    def second(text: str) -> str:
+        return text.replace("two", "***")
+
+    redact(first)
+    redact(first)
+    assert caplog.records == []
+    redact(second)
+    (warning,) = caplog.records
+    assert "second takes the place of" in warning.getMessage()
+    redact(None)
+    redact(first)
+    assert len(caplog.records) == 1
+
+
 def test_texts_are_cut_at_200_characters() -> None:
     """Of a long message the beginning is shown, an ellipsis being the 200th character."""
     assert clean("x" * 200) == "x" * 200

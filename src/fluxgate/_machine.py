@@ -375,7 +375,7 @@ class Machine:
     ) -> None:
         metrics = self.record.metric(now)
         failing_since = self.record.failing_since(now)
-        last_error = self._relevant_error(metrics) if trigger is Trigger.TRIPPER else self._last_error
+        last_error = self._relevant_error(metrics)
         old = self.state
         if state not in MOVES[trigger].get(old, ()) and self.generation == seen:
             raise RuntimeError(f"a circuit cannot move from {old} to {state} by {trigger}")
@@ -414,7 +414,6 @@ class Machine:
         elif state is HALF_OPEN:
             self._half_open_since = now
         else:
-            self._last_error = None
             self.verdict = verdict if state is FORCED_OPEN else None
         if record is not None:
             self.record = record

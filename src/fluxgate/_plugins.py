@@ -1,5 +1,6 @@
 """Listeners that others publish, found by name under one entry-point group. Fluxgate's own register the same way."""
 
+from collections.abc import Collection
 from operator import itemgetter
 from typing import Any
 
@@ -27,11 +28,11 @@ def load(name: str) -> Any:
     return published[name].load()
 
 
-def observable() -> list[tuple[str, Any]]:
+def observable(served: Collection[str] = ()) -> list[tuple[str, Any]]:
     """What `observe` attaches: instances of the published listeners that are automatic and can be built.
 
     A listener class says so by its attribute `automatic`, the name of a purpose: of several for one purpose the first
-    by `rank`, then by name, whose library is there is taken.
+    by `rank`, then by name, whose library is there is taken, and none for one that is `served`.
     """
     from ._text import log
     from .errors import MissingExtraError
@@ -52,7 +53,7 @@ def observable() -> list[tuple[str, Any]]:
                 log("ERROR", "listener %r cannot be used", name, error=error)
     chosen: dict[str, tuple[str, Any]] = {}
     for _, name, factory in sorted(candidates, key=itemgetter(0, 1)):
-        if factory.automatic not in chosen:
+        if factory.automatic not in chosen and factory.automatic not in served:
             try:
                 chosen[factory.automatic] = (name, factory())
             except MissingExtraError:

@@ -220,6 +220,11 @@ class Subscription:
         return self._bus
 
     @property
+    def observes_all(self) -> bool:
+        """Whether it observes every circuit of its bus, also those that are to come."""
+        return self._core is None and "*" in self._patterns
+
+    @property
     def active(self) -> bool:
         """Whether it is still open."""
         return self._active

@@ -12,7 +12,8 @@ class Redactor:
     """The user's function through which every error text passes.
 
     Messages of exceptions carry URLs, tokens and names. Register one function, and events, logs, traces and metrics
-    show only what it returns; where it fails the text is withheld.
+    show only what it returns, and so do the tracebacks of what is plugged in and fails; where it fails itself, or
+    returns no text, the text is withheld. Another takes the place of the one before, with a warning.
 
     >>> import fluxgate, re
     >>> @fluxgate.redact
@@ -27,6 +28,11 @@ class Redactor:
         self._function: Any = None
         self._failed = False
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a function."""
+        return self._function is not None
+
     @overload
     def __call__(self, what: str, /) -> str: ...
     @overload
@@ -39,6 +45,8 @@ class Redactor:
             return self._apply(what)
         if what is not None and (isinstance(what, type) or not callable(what)):
             raise TypeError(f"redact takes a function from str to str, a text or None, got {what!r}")
+        if what is not None and self._function is not None and what is not self._function:
+            log("WARNING", "fluxgate.redact: %s takes the place of %s", in_words(what), in_words(self._function))
         self._function, self._failed = what, False
         return what
 
@@ -46,7 +54,10 @@ class Redactor:
         if self._function is None:
             return text
         try:
-            return str(self._function(text))
+            redacted = self._function(text)
+            if not isinstance(redacted, str):  # one that forgets to return would pass for a secret that is gone
+                raise TypeError(f"it must return a str, got {type(redacted).__name__}")
+            return redacted
         except Exception as error:
             # what could not be checked for secrets must not be shown
             if not self._failed:
@@ -62,11 +73,16 @@ redact = Redactor()
 def log(level: str, text: str, *args: object, error: BaseException | None = None) -> None:
     """Write to the engine's logger, ``fluxgate``, which cannot hurt a call either.
 
-    `logging` is imported late, since most programs that import Fluxgate never hear from it.
+    `logging` is imported late, since most programs that import Fluxgate never hear from it. A traceback shows messages
+    and source lines, and those of the call's own error with them, so it passes through the user's function as well.
     """
     import logging
 
     try:
+        if error is not None and redact.is_set:
+            import traceback
+
+            text, args, error = f"{text}\n%s", (*args, redact("".join(traceback.format_exception(error)))), None
         logging.getLogger("fluxgate").log(getattr(logging, level), text, *args, exc_info=error)
     except Exception:  # a handler of the program's failed: there is nobody left to tell
         pass

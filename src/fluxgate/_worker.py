@@ -42,6 +42,7 @@ class Mailbox:
         self._lock = RLock()  # entered itself: a signal handler that raises within `Condition` would leave it locked
         self._changed = Condition(self._lock)
         self._scheduled = False
+        self._in_hand = False
         self._dropped = 0
         self._reporting = 0  # threads that are about to tell of losses
         self._last_drop: Teller | None = None
@@ -82,6 +83,7 @@ class Mailbox:
     def take(self) -> "tuple[Event, Context, Teller] | None":
         """The oldest event; ``None``, and the box is at rest, when there is none."""
         with self._lock:
+            self._in_hand = bool(self._waiting)
             if self._waiting:
                 return self._waiting.popleft()
             self._scheduled = False
@@ -112,9 +114,14 @@ class Mailbox:
         self.report_losses()
         return not told
 
+    @property
+    def waiting(self) -> int:
+        """How many events wait, with the one that is being handed over."""
+        return len(self._waiting) + self._in_hand
+
     def drop_all(self) -> None:
         """Nobody waits any longer for what waits: it goes, and counts as lost."""
-        with self._changed:
+        with self._lock:
             while self._waiting:
                 self._last_drop = self._waiting.popleft()[2]
                 self._dropped += 1
@@ -129,7 +136,7 @@ class Mailbox:
         self._lock = RLock()
         self._changed = Condition(self._lock)
         self._waiting.clear()
-        self._scheduled = False
+        self._scheduled = self._in_hand = False
         self._dropped = 0
         self._reporting = 0
         self._last_drop = None

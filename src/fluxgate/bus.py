@@ -274,9 +274,10 @@ class Bus:
 
         Listeners are found under the entry-point group ``fluxgate.listeners``: those that come with Fluxgate and those
         of others that declare themselves `automatic`. Of several for one purpose (structlog, log) the first whose
-        library is there is taken. Calling it again changes nothing while they are attached.
+        library is there is taken, and none for a purpose that a listener of the program's serves already, which hears
+        every circuit. Calling it again changes nothing while they are attached.
         """
-        found = [] if self._observes else observable()
+        found = [] if self._observes else observable(self._served())
         with self._observing:  # other people's code runs here: `lock` is not held
             if not self._observes:
                 attached: dict[str, Subscription] = {}
@@ -288,6 +289,12 @@ class Bus:
                 self._observed = tuple(attached.values())
                 log("INFO", "observing circuits with: %s", ", ".join(attached) or "no listener")
             return self._observed
+
+    def _served(self) -> set[str]:
+        """The purposes that some listener serves for every circuit."""
+        with self.lock:
+            listeners = [each.outlet.listener for each in self._subscriptions if each.observes_all]
+        return {str(getattr(listener, "automatic", None)) for listener in listeners}
 
     @property
     def _observes(self) -> bool:
@@ -330,6 +337,9 @@ class Bus:
                 with contextlib.suppress(asyncio.TimeoutError):
                     asyncio.run(asyncio.wait_for(core.deliver_async(), max(deadline - time.monotonic(), 0)))
         self.flush(max(deadline - time.monotonic(), 0))
+        for name, waiting in self._undelivered().items():
+            text = "the program ends before all is delivered: %d events for listener %s are lost"
+            log("WARNING", text, waiting, name)
         deadline = time.monotonic() + _CLOSE_WAIT  # for all of them together, and a moment for each
         for outlet in self._live_outlets():
             outlet.close(max(deadline - time.monotonic(), _CLOSE_MOMENT))
@@ -337,6 +347,17 @@ class Bus:
     def listeners(self) -> set[str]:
         """What the listeners that are attached are called in `ListenerFailed` and `EventsDropped`."""
         return {outlet.name for outlet in self._live_outlets()}
+
+    def _undelivered(self) -> dict[str, int]:
+        """How many events wait in the background, by listener."""
+        with self.lock:
+            boxes = [each.box for each in (*self._subscriptions, *self._own) if each.box is not None]
+        undelivered: dict[str, int] = {}
+        for box in boxes:
+            if box.waiting:
+                name = box.subscription.outlet.name
+                undelivered[name] = undelivered.get(name, 0) + box.waiting
+        return undelivered
 
     def _live_outlets(self) -> list[Outlet]:
         with self.lock:

@@ -172,7 +172,7 @@ class StateChanged(Event):
     failing_since: float | None
     """Unix time of the first failure in the window."""
     last_error: LastError | None
-    """The last failure that the circuit saw."""
+    """The last failure in the window."""
     trace_id: str | None
     """The trace of the call that caused the change (32 hexadecimal digits), where OpenTelemetry had a current span."""
     span_id: str | None

@@ -40,6 +40,11 @@ class Tracker:
         """Whether a returned value is a failure."""
         return False
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"{self!r} has no truth value: combine trackers with &, | and ~, not with `and`, `or` and `not`"
+        )
+
     def __and__(self, other: TrackerLike) -> "Tracker":
         return _AllOf((self, as_tracker(other, "the right side of &")))
 

@@ -60,6 +60,9 @@ class Tripper:
         met = self.trips(metric, state, consecutive_failures, patient=patient)
         return Verdict(repr(self), met, f"{self!r} {'is' if met else 'is not'} met after {_calls(metric.total_count)}")
 
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} has no truth value: combine trippers with & and |, not with `and` and `or`")
+
     def __and__(self, other: TripperLike) -> "Tripper":
         return _AllOf((self, as_tripper(other, "the right side of &")))
 
