@@ -680,6 +680,36 @@ def test_a_retired_circuit_survives_a_fork_too() -> None:
 
 
 @forks
+def test_threads_may_fork_at_the_same_moment() -> None:
+    """Each fork gives back what it had locked: afterwards every thread can use what is there."""
+    lines = forking("""
+        def child():
+            cb.reset()
+            assert CircuitBreaker("orders").call(int) == 0
+
+        def work():
+            for _ in range(10):
+                fork(child)
+
+        cb = CircuitBreaker("payments")
+        circuits = [CircuitBreaker(f"stock-{number}") for number in range(200)]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(4)
+        say(*(thread.is_alive() for thread in threads))
+        last = threading.Thread(target=cb.force_open, daemon=True)
+        last.start()
+        last.join(5)
+        say(cb.info().state, last.is_alive())
+        sys.stdout.flush()
+        os._exit(0)
+    """)
+    assert lines == ["False False False False", "forced_open False"]
+
+
+@forks
 def test_an_event_loop_may_fork() -> None:
     """A child that is forked within a coroutine, while a task awaits a listener, can run a loop of its own."""
     lines = forking("""

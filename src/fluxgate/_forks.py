@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from threading import get_ident
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
@@ -46,7 +47,7 @@ class KeptWhole(_Members[M]):
     """
 
     def __init__(self) -> None:
-        self._forking: list[Any] = []
+        self._forking: dict[int, list[Any]] = {}  # by thread: several may fork at the same moment
         super().__init__(
             before=self._before,
             after_in_parent=lambda: self._after(child=False),
@@ -54,11 +55,10 @@ class KeptWhole(_Members[M]):
         )
 
     def _before(self) -> None:
-        self._forking = sorted(self, key=id)
-        for member in self._forking:
+        forking = self._forking[get_ident()] = sorted(self, key=id)
+        for member in forking:
             member.before_fork()
 
     def _after(self, *, child: bool) -> None:
-        forking, self._forking = self._forking, []
-        for member in forking:
+        for member in self._forking.pop(get_ident(), ()):
             member.after_fork(child=child)
