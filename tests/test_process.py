@@ -9,14 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
+from threading import Event as Signal
 from typing import Any
 
 import pytest
 
 from fluxgate import Bus, CircuitBreaker, FailureStreak
+from fluxgate._forks import BegunAnew
 from fluxgate.events import CallFailed, Event, StateChanged
 from fluxgate.testing import EventRecorder, VirtualClock
-from tests.running import script
+from tests.running import Running, restless, script
 
 HEAD = """
 import asyncio, atexit, os, signal, sys, threading, time
@@ -707,6 +709,33 @@ def test_threads_may_fork_at_the_same_moment() -> None:
         os._exit(0)
     """)
     assert lines == ["False False False False", "forced_open False"]
+
+
+def test_what_lives_through_a_fork_may_come_to_be_while_another_thread_forks() -> None:
+    """Others that join meanwhile keep a fork, or the exit, from reaching none of those that are there."""
+
+    class Member:
+        def after_fork(self) -> None:
+            """Nothing to do."""
+
+    def join() -> None:
+        while not over.is_set():
+            for member in [Member() for _ in range(50)]:
+                members.add(member)
+
+    over = Signal()
+    members = BegunAnew[Member]()
+    there = [Member() for _ in range(200)]
+    for member in there:
+        members.add(member)
+    with restless():
+        joining = Running(join)
+        try:
+            for _ in range(2_000):
+                assert set(there) <= set(members)
+        finally:
+            over.set()
+    assert joining.done()
 
 
 @forks

@@ -25,7 +25,11 @@ class _Members(Generic[M]):
         return len(self._members)
 
     def __iter__(self) -> Iterator[M]:
-        return iter(list(self._members))
+        while True:
+            try:
+                return iter(list(self._members))
+            except RuntimeError:  # another thread has added one meanwhile
+                continue
 
 
 class BegunAnew(_Members[M]):
