@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, Cooldown, FailureStreak, State
 from fluxgate.events import StateChanged
 from fluxgate.listeners import alerts as module
+from fluxgate.listeners._alertwatch import Outage
 from fluxgate.listeners.alerts import (
     DEFAULT_ALERTS,
     AlertListener,
@@ -408,6 +409,34 @@ def test_threads_tell_each_alert_once() -> None:
     assert opened == dict.fromkeys("abcd", "resolved")
     refused = [alert.circuit_name for alert in shop.told if alert.alert == "RejectingCalls"]
     assert sorted(refused) == list("abcd"), "once each"
+
+
+def test_a_tick_over_many_circuits_holds_up_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it goes through thousands of open circuits, another thread's call is told before it is at the end."""
+    shop = Shop(CircuitStuckOpen(for_=1e9))
+    circuits = [shop.circuit(f"circuit-{number}", tripper=FailureStreak(1)) for number in range(3_000)]
+    for cb in circuits:
+        try_to(cb.call, fail)
+    shop.listener.tick()
+    other = shop.circuit("other", tripper=FailureStreak(1))
+    inside = threading.Event()
+    ticked: list[Outage] = []
+    told_after: list[int] = []
+    tick = Outage.tick
+
+    def noted(watch: Outage, now: float) -> None:
+        ticked.append(watch)
+        inside.set()
+        tick(watch, now)
+
+    def call() -> None:
+        assert arrives(inside)
+        try_to(other.call, fail)
+        told_after.append(len(ticked))
+
+    monkeypatch.setattr(Outage, "tick", noted)
+    together(shop.listener.tick, call)
+    assert told_after[0] < 3_000
 
 
 def test_the_bus_ticks_by_itself() -> None:
