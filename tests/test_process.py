@@ -175,6 +175,27 @@ def test_a_stuck_listener_does_not_hang_the_exit(asynchronous: bool) -> None:
     assert sorted(lines) == ["closed", "end", "forced_open"]
 
 
+def test_what_the_exit_cannot_deliver_is_told_to_those_that_listen() -> None:
+    """Events that wait behind a stuck listener when the flush gives up are counted as lost, and that is told."""
+    lines = program("""
+        inside = threading.Event()
+
+        def stuck(event):
+            inside.set()
+            threading.Event().wait()
+
+        fluxgate.attach(stuck, delivery="background")
+        fluxgate.attach(lambda event: say(event.listener, event.count), EventsDropped)
+        cb = CircuitBreaker("payments")
+        cb.force_open()
+        inside.wait()
+        for _ in range(3):
+            cb.reset()
+            cb.force_open()
+    """)
+    assert lines == ["stuck 6"]
+
+
 def test_listeners_are_closed_at_exit() -> None:
     """At the end each listener's `close()` is called once, after its last event, a coroutine function's too."""
     lines = program("""

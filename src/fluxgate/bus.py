@@ -17,6 +17,7 @@ from ._plugins import observable
 from ._routes import Routes, table_of
 from ._subscription import Delivery, Listener, Outlet, Subscription, destination_of, tick_interval
 from ._text import log
+from ._worker import Mailbox
 from .events import Event, EventsDropped, ListenerFailed, StateChanged, concrete
 
 if TYPE_CHECKING:
@@ -336,10 +337,8 @@ class Bus:
 
                 with contextlib.suppress(asyncio.TimeoutError):
                     asyncio.run(asyncio.wait_for(core.deliver_async(), max(deadline - time.monotonic(), 0)))
-        self.flush(max(deadline - time.monotonic(), 0))
-        for name, waiting in self._undelivered().items():
-            text = "the program ends before all is delivered: %d events for listener %s are lost"
-            log("WARNING", text, waiting, name)
+        if not self.flush(max(deadline - time.monotonic(), 0)):
+            self._give_up()
         deadline = time.monotonic() + _CLOSE_WAIT  # for all of them together, and a moment for each
         for outlet in self._live_outlets():
             outlet.close(max(deadline - time.monotonic(), _CLOSE_MOMENT))
@@ -348,16 +347,20 @@ class Bus:
         """What the listeners that are attached are called in `ListenerFailed` and `EventsDropped`."""
         return {outlet.name for outlet in self._live_outlets()}
 
-    def _undelivered(self) -> dict[str, int]:
-        """How many events wait in the background, by listener."""
-        with self.lock:
-            boxes = [each.box for each in (*self._subscriptions, *self._own) if each.box is not None]
+    def _give_up(self) -> None:
+        """What still waits in the background nobody will deliver: tell that it goes, while it can be told."""
+        boxes = self._boxes()
         undelivered: dict[str, int] = {}
         for box in boxes:
-            if box.waiting:
-                name = box.subscription.outlet.name
-                undelivered[name] = undelivered.get(name, 0) + box.waiting
-        return undelivered
+            name = box.subscription.outlet.name
+            undelivered[name] = undelivered.get(name, 0) + box.waiting
+            box.drop_all()
+        for name, count in undelivered.items():
+            if count:
+                text = "the program ends before all is delivered: %d events for listener %s are lost"
+                log("WARNING", text, count, name)
+        for box in boxes:
+            box.report_losses()
 
     def _live_outlets(self) -> list[Outlet]:
         with self.lock:
@@ -365,10 +368,12 @@ class Bus:
 
     def _at_rest(self) -> bool:
         """Whether nothing waits in a background queue, nor to be told of its losses."""
+        return not [box for box in self._boxes() if not box.report_if_at_rest()]  # each is asked
+
+    def _boxes(self) -> list[Mailbox]:
         with self.lock:
             subscriptions = [*self._subscriptions, *self._own]
-        boxes = [each.box for each in subscriptions if each.box is not None and not each.outlet.worker.is_current]
-        return not [box for box in boxes if not box.report_if_at_rest()]  # each is asked
+        return [each.box for each in subscriptions if each.box is not None and not each.outlet.worker.is_current]
 
     def _cores(self) -> list["Core"]:
         with self.lock:
