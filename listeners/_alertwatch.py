@@ -335,13 +335,16 @@ class Slowness(Watch):
         self._slow_since: float | None = None
         self._since = 0.0
         self._calm_since: float | None = None
-        self._metrics: Metric | None = None  # the last that were slow, and since when they are these
+        self._metrics: list[Metric] = []  # the last that were slow, and since when they are these
         self._changed_at = 0.0
 
     def see(self, infos: Sequence[CircuitBreakerInfo], now: float, wall: float) -> None:
-        slow = next((info for info in infos if self._is_slow(info)), None)
-        if slow is not None and slow.metrics != self._metrics:
-            self._metrics, self._changed_at = slow.metrics, now
+        found = [info for info in infos if self._is_slow(info)]
+        # One that is called comes before a namesake that is not: whose old window must hide nothing.
+        slow = next((info for info in found if info.metrics not in self._metrics), found[0] if found else None)
+        metrics = [info.metrics for info in found]
+        if metrics and metrics != self._metrics:
+            self._metrics, self._changed_at = metrics, now
         if slow is not None and now < self._changed_at + self._for:
             self._calm_since = None
             if self._slow_since is None:

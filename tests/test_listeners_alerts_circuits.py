@@ -28,7 +28,7 @@ from fluxgate.listeners.alerts import (
 )
 from fluxgate.testing import EventRecorder
 from tests.running import arrives, restless, run_async, script, together
-from tests.test_listeners_alerts import Shop, broken, fail, lost, open_and_close, refuse, try_to
+from tests.test_listeners_alerts import Shop, broken, fail, lost, open_and_close, refuse, slow_call, try_to
 
 # -- several circuits of one name ---------------------------------------------------------------------------------
 
@@ -45,6 +45,26 @@ def test_an_alert_speaks_of_all_circuits_of_its_name() -> None:
     assert shop.news == ["firing CircuitOpen"]
     second.reset()
     assert shop.news == ["resolved CircuitOpen"]
+
+
+@pytest.mark.parametrize("idle_first", [True, False])
+def test_a_slow_window_that_nobody_uses_hides_no_slow_namesake(idle_first: bool) -> None:
+    """Of two circuits of a name one is not called any more, its window slow for ever: the other fires all the same."""
+    shop = Shop(SlowCircuit(min_calls=1, for_=60))
+    circuits = [shop.circuit(slow_threshold=2), shop.circuit(slow_threshold=2)]
+    idle, busy = circuits if idle_first else reversed(circuits)
+    slow_call(shop, idle, 10)
+    shop.wait(100)
+    for _ in range(8):
+        slow_call(shop, busy, 4)
+        slow_call(shop, busy, 6)
+    assert [(alert.metrics.avg_duration or 10) < 7 for alert in shop.told if alert.metrics] == [True], (
+        "the one that is called"
+    )
+    assert shop.news == ["firing SlowCircuit"]
+    for _ in range(13):
+        shop.wait(10)
+    assert shop.news == ["resolved SlowCircuit"]
 
 
 def test_the_retirement_of_a_healthy_namesake_ends_nothing() -> None:
