@@ -23,6 +23,7 @@ from fluxgate import (
     CircuitBreaker,
     Cooldown,
     CountWindow,
+    Custom,
     FailureStreak,
     Returned,
     State,
@@ -773,6 +774,46 @@ def test_what_cannot_be_redacted_is_withheld(
         assert "s3cret" not in text
         assert "withheld" in text
     assert [record.getMessage().count("fluxgate.redact") for record in caplog.records].count(1) == 1
+
+
+def test_a_traceback_in_the_log_is_redacted_with_all_that_it_quotes(
+    redact: Redact, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a tracker and a listener raise is logged with its frames; neither its text nor the call's escapes."""
+
+    def tracker(error: BaseException) -> bool:
+        raise LookupError("s3cret in the tracker")
+
+    def listener(event: Event) -> None:
+        raise LookupError("s3cret in the listener")
+
+    def call() -> None:
+        raise ConnectionError("GET /?token=s3cret")
+
+    redact(lambda text: text.replace("s3cret", "***"))
+    cb = CircuitBreaker("payments", tracker=Custom(tracker), listeners=[listener], bus=Bus())
+    cb.call_with_fallback(call, lambda error: None)
+    cb.force_open()
+    logged = caplog.text
+    assert "s3cret" not in logged
+    assert not any(record.exc_info for record in caplog.records), "whose handlers would show the error itself"
+    for quoted in ("in tracker\n", "*** in the tracker", "in listener\n", "*** in the listener", "token=***"):
+        assert quoted in logged
+
+
+def test_a_redacting_function_that_fails_is_shown_by_its_frames(
+    redact: Redact, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says where it failed and with which type; its own text, which may quote what it got, is withheld."""
+
+    def broken(text: str) -> str:
+        raise LookupError(text)
+
+    redact(broken)
+    texts(ConnectionError("GET /?token=s3cret"))
+    assert "s3cret" not in caplog.text
+    assert "in broken\n" in caplog.text
+    assert "LookupError" in caplog.text
 
 
 def test_an_answer_that_is_no_text_is_no_leak(redact: Redact) -> None:

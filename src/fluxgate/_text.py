@@ -28,11 +28,6 @@ class Redactor:
         self._function: Any = None
         self._failed = False
 
-    @property
-    def is_set(self) -> bool:
-        """Whether there is a function."""
-        return self._function is not None
-
     @overload
     def __call__(self, what: str, /) -> str: ...
     @overload
@@ -63,8 +58,13 @@ class Redactor:
             if not self._failed:
                 self._failed = True
                 text = "the function given to fluxgate.redact failed; error texts are withheld until it is replaced"
-                log("ERROR", text, error=error)
+                log("ERROR", f"{text}\n%s%s", _frames(error), type_name(error))  # its own text may quote what it got
             return "(withheld: the redacting function failed)"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a function."""
+        return self._function is not None
 
 
 redact = Redactor()
@@ -73,19 +73,25 @@ redact = Redactor()
 def log(level: str, text: str, *args: object, error: BaseException | None = None) -> None:
     """Write to the engine's logger, ``fluxgate``, which cannot hurt a call either.
 
-    `logging` is imported late, since most programs that import Fluxgate never hear from it. A traceback shows messages
-    and source lines, and those of the call's own error with them, so it passes through the user's function as well.
+    `logging` is imported late, since most programs that import Fluxgate never hear from it. Where texts are redacted
+    the traceback is as well: it quotes the error, and those that it came from, such as the call's own.
     """
     import logging
 
     try:
-        if error is not None and redact.is_set:
-            import traceback
+        if error is not None and redact.is_given:
+            from traceback import format_exception
 
-            text, args, error = f"{text}\n%s", (*args, redact("".join(traceback.format_exception(error)))), None
+            text, args, error = f"{text}\n%s", (*args, redact("".join(format_exception(error)).rstrip())), None
         logging.getLogger("fluxgate").log(getattr(logging, level), text, *args, exc_info=error)
     except Exception:  # a handler of the program's failed: there is nobody left to tell
         pass
+
+
+def _frames(error: BaseException) -> str:
+    from traceback import format_tb
+
+    return "".join(format_tb(error.__traceback__))
 
 
 def type_name(value: object) -> str:
