@@ -62,11 +62,14 @@ def iso(timestamp: float) -> str:
 
 def printable(text: str) -> str:
     """The text on one line, without anything that a terminal obeys, and not too long."""
-    if len(text) > _LONGEST:
-        text = text[: _LONGEST - 1] + "…"
+    text = _cut(text)
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return _cut("".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 class Logfmt:

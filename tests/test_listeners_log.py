@@ -455,6 +455,15 @@ def test_huge_texts_are_cut() -> None:
     assert len(shop.lines.texts[0]) < 2000
 
 
+def test_what_escaping_makes_huge_is_cut_as_well() -> None:
+    """A character that is escaped takes up to ten places, which count."""
+    shop = Shop()
+    shop.circuit("\U000e0001" * 1000).force_open()
+    name = shop.lines.records[0].circuit_name
+    assert len(name) == 1000
+    assert name.startswith(r"\U000e0001\U000e0001")
+
+
 def test_texts_pass_through_the_users_redaction() -> None:
     """What `fluxgate.redact` takes out of an error's text is in no line."""
     shop = Shop(logging.DEBUG)
