@@ -150,18 +150,21 @@ class TracingListener(NeedsLibrary):
     def __call__(self, event: Event) -> None:
         if isinstance(event, CallEnded):
             self._outages.settled(event)
-        elif isinstance(event, CallRejected):
-            self._calls.refused(event)
         elif isinstance(event, StateChanged):
             try:
                 self._write_record(self._logger, event)
             finally:
                 if self.tick_interval is None:  # else one that goes on when an SDK comes would never be told
                     self._outages.changed(event)
-        elif isinstance(event, FallbackUsed):
-            self._fell_back(event)
         elif isinstance(event, CircuitRetired):
             self._outages.retired(event)
+
+    def instead(self, event: CallRejected | FallbackUsed) -> None:
+        """The bus calls it where a call is refused and where a fallback answers: the span there may end any moment."""
+        if isinstance(event, CallRejected):
+            self._calls.refused(event)
+        else:
+            self._fell_back(event)
 
     def close(self) -> None:
         """End the spans of outages, as unfinished; the bus calls it when the listener is detached."""

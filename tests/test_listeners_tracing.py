@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any, ClassVar
 
 import pytest
@@ -45,7 +46,7 @@ from fluxgate.events import CallFailed, CallStarted, ListenerFailed, StateChange
 from fluxgate.listeners import load, names, opentelemetry
 from fluxgate.listeners.opentelemetry import Mode, TracingListener
 from fluxgate.testing import EventRecorder, VirtualClock
-from tests.running import PATIENCE, restless, run_async, script, together
+from tests.running import PATIENCE, Running, arrives, restless, run_async, script, together
 
 MODES: tuple[Mode, ...] = ("annotate", "spans")
 each_mode = pytest.mark.parametrize("mode", MODES)
@@ -478,6 +479,36 @@ def test_a_fallback_is_told_on_the_span_around_the_call(mode: Mode) -> None:
     event = traced.only("GET /").events[-1]
     assert event.name == "fluxgate.fallback.used"
     assert told(event) == {"circuit.name": "payments", "circuit.state": "open", "error.type": REFUSAL}
+
+
+@each_mode
+def test_what_comes_instead_of_a_call_is_told_while_the_callers_span_lasts(mode: Mode) -> None:
+    """Another thread may be telling this circuit's events meanwhile: a span that has ended takes nothing more."""
+    traced = Traced(mode)
+    cb = traced.circuit()
+    busy, ended = Event(), Event()
+
+    def hold_up(event: StateChanged) -> None:
+        busy.set()
+        assert arrives(ended)
+
+    traced.bus.attach(hold_up)
+    telling = Running(cb.force_open)
+    assert arrives(busy)
+    with traced.tracer.start_as_current_span("GET /"):
+        assert cb.call_with_fallback(int, lambda error: 0, None) == 0
+    ended.set()
+    assert telling.done()
+    request = traced.only("GET /")
+    if mode == "annotate":
+        assert told(request)["decision"] == "rejected"
+        assert marks(request) == ["call.rejected", "fallback.used"]
+    else:
+        assert marks(request) == ["fallback.used"]
+        (refused,) = traced.calls()
+        assert refused.end_time is not None
+        assert request.end_time is not None
+        assert refused.end_time <= request.end_time
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------

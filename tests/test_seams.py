@@ -30,11 +30,13 @@ from fluxgate.events import (
     CallEnded,
     CallFailed,
     CallIgnored,
+    CallRejected,
     CallStarted,
     CallSucceeded,
     CircuitCreated,
     CircuitRetired,
     Event,
+    FallbackUsed,
     ListenerFailed,
     StateChanged,
 )
@@ -302,6 +304,81 @@ def test_only_one_that_asks_for_calls_surrounds_them() -> None:
     circuit.succeed()
     assert len(listener.entered) == 1
     assert circuit.breaker._core.lane is not None
+
+
+# -- instead of a call ------------------------------------------------------------------------------------------------
+
+
+class Instead:
+    """Notes what it is told instead of calls, and where."""
+
+    events = (CallRejected, FallbackUsed)
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Event, str, int]] = []
+        self.heard: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.heard.append(event)
+
+    def instead(self, event: Event) -> None:
+        self.told.append((event, current.get(), threading.get_ident()))
+
+
+def refused_with_fallback(circuit: Any) -> None:
+    assert finish(circuit.breaker.call_with_fallback(circuit.dyed(boom), lambda error: "instead")) == "instead"
+
+
+@both
+@pytest.mark.parametrize("delivery", ["inline", "background"])
+def test_what_comes_instead_of_a_call_is_told_where_it_comes(make: Make, delivery: Any) -> None:
+    """In the caller's own thread and context, before the caller goes on; the same events are heard in their order."""
+    circuit = make()
+    listener = Instead()
+    circuit.breaker.attach(listener, delivery=delivery)
+    circuit.steer("force_open")
+    token = current.set("here")
+    refused_with_fallback(circuit)
+    current.reset(token)
+    assert [type(event) for event, *_ in listener.told] == [CallRejected, FallbackUsed]
+    assert {where for _, *where_ in listener.told for where in where_} == {"here", threading.get_ident()}
+    assert circuit.bus.flush()
+    assert all(told[0] is heard for told, heard in zip(listener.told, listener.heard, strict=True))
+
+
+@both
+def test_an_error_over_what_comes_instead_is_the_listeners(make: Make) -> None:
+    """The caller gets the refusal and the fallback's answer; the failure is told, and the others are told as well."""
+    circuit = make()
+
+    class Failing(Instead):
+        def instead(self, event: Event) -> None:
+            raise LookupError("none")
+
+    listener = Instead()
+    circuit.breaker.attach(Failing())
+    circuit.breaker.attach(listener)
+    circuit.steer("force_open")
+    refused_with_fallback(circuit)
+    assert len(listener.told) == len(listener.heard) == 2
+    assert [event.error_type for event in circuit.recorder.of(ListenerFailed)] == ["LookupError"] * 2
+
+
+@both
+def test_a_listener_for_the_same_destination_is_told_nothing_instead(make: Make) -> None:
+    """As of events, the first attached alone is told; and nobody of what he does not ask for, or after `close`."""
+    circuit = make()
+    first, second, deaf = Instead(), Instead(), Instead()
+    first.destination = second.destination = "log"  # type: ignore[attr-defined]
+    subscription = circuit.breaker.attach(first)
+    circuit.breaker.attach(second)
+    circuit.breaker.attach(deaf, StateChanged)
+    circuit.steer("force_open")
+    circuit.refused()
+    assert [len(each.told) for each in (first, second, deaf)] == [1, 0, 0]
+    subscription.close()
+    circuit.refused()
+    assert [len(each.told) for each in (first, second, deaf)] == [1, 1, 0]
 
 
 def test_threads_are_surrounded_each_for_itself() -> None:

@@ -122,22 +122,22 @@ class Core(Teller):
             self._fold()
             answer = machine.admit(now, wall)
             self.tell_news(wall)
-            if not isinstance(answer, Stamp):
+            if isinstance(answer, Stamp):
+                surrounding = self.routes.get(Around)
+                if surrounding is not None or CallStarted in self.routes:
+                    answer.call_id = next(self._call_ids)
+                if CallStarted in self.routes:
+                    draft = self.draft(CallStarted, wall)
+                    draft.call_id = answer.call_id
+                    self.push(draft, CallStarted)
+            else:
                 retry_after = machine.retry_after(now)
-                if CallRejected in self.routes:
-                    draft = self.draft(CallRejected, wall)
-                    draft.retry_after = retry_after
-                    draft.reason = answer
-                    self.push(draft, CallRejected)
+                refused = self.publish(CallRejected, wall, retry_after=retry_after, reason=answer)
+                refusal = CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict, self.opening)
                 self._arrange(now)
-                return CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict, self.opening)
-            surrounding = self.routes.get(Around)
-            if surrounding is not None or CallStarted in self.routes:
-                answer.call_id = next(self._call_ids)
-            if CallStarted in self.routes:
-                draft = self.draft(CallStarted, wall)
-                draft.call_id = answer.call_id
-                self.push(draft, CallStarted)
+        if not isinstance(answer, Stamp):
+            self.tell_here(refused)
+            return refusal
         if surrounding is not None:
             self._enter(answer, surrounding, nested)
         return answer

@@ -3,7 +3,7 @@
 import time
 import weakref
 from collections.abc import Callable, Hashable
-from contextvars import Context
+from contextvars import Context, copy_context
 from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -35,6 +35,8 @@ Listener = Callable[[Any], Any]
   listener asks for `CallStarted` or outcomes; what it returns, unless ``None``, is called there with the event that
   ended the call, or ``None`` where nobody asks for that one. Not `nested`: the call is a generator's, or settled
   elsewhere, so what is current at its beginning must not stay so;
+- ``instead(event)``: called with each `CallRejected` and `FallbackUsed` that it asks for in the caller's own thread and
+  context, before the caller goes on; as an event the same may reach it later, wherever others are being told;
 - ``close()``: called when it is detached for the last time, or the process ends.
 """
 Delivery = Literal["inline", "background"]
@@ -55,6 +57,7 @@ class Outlet:
         self.name: str = getattr(listener, "__qualname__", None) or type(listener).__qualname__
         self.is_async = is_async(listener)
         self.around: Callable[..., Any] | None = getattr(listener, "around", None)
+        self.instead: Callable[[Any], Any] | None = getattr(listener, "instead", None)
         self.uses = 0
         self.failures = 0
         self.ticking: Callable[[BaseException], None] | None = None
@@ -325,7 +328,7 @@ class Subscription:
     def take(self, event: Event, context: Context, core: "Teller") -> None:
         """Call the listener, or queue for it."""
         if not self._background and not self.outlet.is_async:
-            self._call(event, context, core)
+            self._call(self.outlet.listener, event, context, core)
         elif self._active:
             box = self._mailbox()
             if box is not None:
@@ -362,13 +365,18 @@ class Subscription:
                 self._box = Mailbox(self, self.outlet.worker, self._queue_size)
             return self._box
 
-    def _call(self, event: Event, context: Context, core: "Teller") -> None:
+    def take_instead(self, event: Event, core: "Teller") -> None:
+        """Tell the listener what came instead of a call, where it came."""
+        if self.outlet.instead is not None:
+            self._call(self.outlet.instead, event, copy_context(), core)
+
+    def _call(self, listener: Listener, event: Event, context: Context, core: "Teller") -> None:
         # Announced before `_active` is read, as `close` reads it after clearing `_active`: one sees the other.
         me = get_ident()
         self._busy.append(me)
         try:
             if self._active:
-                result = context.run(self.outlet.listener, event)
+                result = context.run(listener, event)
                 if result is not None:
                     refuse_coroutine(result, "listener")
         except (KeyboardInterrupt, SystemExit):
@@ -399,7 +407,7 @@ class Subscription:
             if self.outlet.is_async:
                 await self.take_async(event, context, core)
             else:
-                self._call(event, context, core)
+                self._call(self.outlet.listener, event, context, core)
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(event, error, core)
 

@@ -132,12 +132,14 @@ class Teller:
         for name, count in dropped.items():
             self.tell(EventsDropped, listener=name, count=count)
 
-    def publish(self, kind: type[Event], wall: float, **fields: Any) -> None:
+    def publish(self, kind: type[Event], wall: float, **fields: Any) -> Event | None:
+        draft: Any = None
         if kind in self.routes:
             draft = self.draft(kind, wall)
             for name, value in fields.items():
                 setattr(draft, name, value)
             self.push(draft, kind)
+        return draft  # type: ignore[no-any-return]
 
     def tell_news(self, wall: float) -> None:
         if self.careful is not None and self.careful.fault is not None:
@@ -169,17 +171,23 @@ class Teller:
         elif change.new_state is not HALF_OPEN:  # a probe's refusal still tells what had opened the circuit
             self.opening = None
 
-    def tell(self, kind: type[Event], **fields: Any) -> None:
+    def tell(self, kind: type[Event], **fields: Any) -> Event | None:
         """Publish one event."""
-        if kind in self.routes:
-            wall = self.clock.time()
-            with self.lock:
-                self.publish(kind, wall, **fields)
+        if kind not in self.routes:
+            return None
+        wall = self.clock.time()
+        with self.lock:
+            return self.publish(kind, wall, **fields)
+
+    def tell_here(self, event: Event | None) -> None:
+        """Tell those that hear in the caller's own thread what comes instead of a call: see `Listener`."""
+        for subscription in self.routes.get(type(event), ()):
+            subscription.take_instead(event, self)  # type: ignore[arg-type]
 
     def fell_back(self, error: Exception) -> None:
         """A fallback is about to run."""
         if FallbackUsed in self.routes:
-            self.tell(FallbackUsed, error_type=type_name(error))
+            self.tell_here(self.tell(FallbackUsed, error_type=type_name(error)))
 
     def fault(self, role: str, rule: object, error: BaseException, kind: type[Fault] = Fault) -> None:
         """A rule of the user's raised."""
