@@ -230,7 +230,7 @@ class Board:
 
     def _retire(self, circuit: Circuit) -> None:
         version = circuit.version
-        if circuit.crowded or (circuit.shared and circuit.label in self.living()):
+        if circuit.crowded or (circuit.shared and self.sharing(circuit)):
             self._look_again(circuit)
         else:
             self._forget(circuit, version)
@@ -255,8 +255,8 @@ class Board:
             self.look()
         else:
             for breaker in subscription.circuits():
-                label = printable(breaker.name)
-                alike = self.living().get(label) if label in self._labels else None
+                circuit = self._labels.get(printable(breaker.name))
+                alike = self.sharing(circuit) if circuit is not None else None
                 self._look_at(breaker.name, alike or [breaker])
 
     def look_for(self, listener: object, interval: float) -> None:
@@ -295,6 +295,13 @@ class Board:
                 found.setdefault(printable(breaker.name), {})[id(breaker)] = breaker
         return {label: list(breakers.values()) for label, breakers in found.items()}
 
+    def sharing(self, circuit: Circuit) -> list[Any]:
+        """The breakers among the living that share this circuit's label, as far as they have told of themselves."""
+        with self.lock:
+            names = frozenset(circuit.names)
+        breakers = (breaker for each in self._open() for breaker in each.namesakes(names))
+        return list({id(breaker): breaker for breaker in breakers}.values())
+
     def detach(self) -> None:
         """A listener is gone; with the last, all circuits are. Else those that were its alone go with the next look."""
         with self.lock:
@@ -328,7 +335,7 @@ class Board:
             version = self._next_version(circuit)
         if circuit.crowded:
             return
-        breakers = self.living().get(circuit.label)
+        breakers = self.sharing(circuit)
         if breakers:
             circuit.crowded = len(breakers) > _CROWD
             self._show(circuit, [Look.at(breaker) for breaker in breakers], version)

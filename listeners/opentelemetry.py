@@ -171,7 +171,7 @@ class TracingListener(NeedsLibrary):
         self._outages.end_all()
 
     def _is_alive(self, circuit_name: str) -> bool:
-        return any(cb.name == circuit_name for each in list(self._subscriptions) for cb in each.circuits())
+        return any(each.namesakes((circuit_name,)) for each in list(self._subscriptions))
 
     def after_fork(self) -> None:
         """In the child: what goes on is the parent's."""

@@ -38,6 +38,7 @@ from fluxgate import (
     MissingExtraError,
     Never,
     State,
+    Subscription,
     TimeWindow,
     TypeOf,
     permits,
@@ -440,13 +441,13 @@ def test_a_name_that_is_free_again_is_not_looked_for(
     bus.attach(metrics.listener())
     cb, twin = circuit(bus), circuit(bus)
     looked: list[str] = []
-    living = shared.Board.living
+    sharing = shared.Board.sharing
 
-    def noted(board: Any) -> Any:
+    def noted(board: Any, among: Any) -> Any:
         looked.append("looked")
-        return living(board)
+        return sharing(board, among)
 
-    monkeypatch.setattr(shared.Board, "living", noted)
+    monkeypatch.setattr(shared.Board, "sharing", noted)
     cb.force_open()
     assert looked
     twin.retire()
@@ -518,6 +519,21 @@ def test_a_crowd_of_one_name_is_looked_at_from_time_to_time(
         cb.retire()
     listener.tick()
     assert metrics.samples == 0
+
+
+def test_namesakes_look_at_no_stranger(metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens to circuits of one name, the caller does not wait for a look at all the others."""
+    bus.attach(metrics.listener())
+    looks: list[Subscription] = []
+    monkeypatch.setattr(Subscription, "circuits", looks.append)
+    one, two = circuit(bus), circuit(bus)
+    one.force_open()
+    assert sorted(metrics.state()) == ["closed", "forced_open"]
+    two.retire()
+    assert metrics.state() == ["forced_open"]
+    one.retire()
+    assert metrics.samples == 0
+    assert not looks
 
 
 def test_a_name_that_is_used_again_goes_on(metrics: Metrics, bus: Bus) -> None:

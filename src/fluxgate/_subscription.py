@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from contextvars import Context, copy_context
 from itertools import count
 from threading import get_ident
@@ -238,6 +238,12 @@ class Subscription:
             breaker = self._bus.breaker(self._core)
             return [] if breaker is None else [breaker]
         return [breaker for breaker in self._bus.circuits() if self.observes(breaker._core)]
+
+    def namesakes(self, names: Collection[str]) -> "list[Any]":
+        """Those of `circuits` that have one of these names, in no order."""
+        if self._core is not None:
+            return self.circuits() if self._core.name in names else []
+        return [breaker for breaker in self._bus.namesakes(names) if self.observes(breaker._core)]
 
     def refresh(self) -> None:
         """Ask the listener's `events` and `destination` again: they may depend on something that has changed.

@@ -50,6 +50,7 @@ class Bus:
         self._forking: list[Core] = []
         self._burying = False
         self._circuits: dict[Core, _Reference] = {}
+        self._named: dict[str, list[Core]] = {}
         self._subscriptions: tuple[Subscription, ...] = ()
         self._own: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._outlets: dict[int, Outlet] = {}
@@ -67,6 +68,7 @@ class Bus:
             reference = _Reference(breaker, self.graveyard.append)
             reference.core = core
             self._circuits[core] = reference
+            self._named.setdefault(core.name, []).append(core)
             self._rewire(core)
 
     def circuits(self) -> list[Any]:
@@ -74,6 +76,11 @@ class Bus:
         self.bury()
         alive = [(core.name, reference()) for core, reference in list(self._circuits.items())]
         return [breaker for _, breaker in sorted(alive, key=lambda each: each[0]) if breaker is not None]
+
+    def namesakes(self, names: Iterable[str]) -> list[Any]:
+        """The breakers of these names that are alive; without a look at the others, which may be thousands."""
+        found = (self.breaker(core) for name in names for core in list(self._named.get(name, ())))
+        return [breaker for breaker in found if breaker is not None]
 
     def breaker(self, core: "Core") -> Any:
         """The breaker of this circuit, or ``None`` where it is gone or retired."""
@@ -84,6 +91,10 @@ class Bus:
         """Let a circuit go: tell its listeners, then detach its own."""
         with self.lock:
             mine = self._circuits.pop(core, None)
+            if mine is not None:
+                self._named[core.name].remove(core)
+                if not self._named[core.name]:
+                    del self._named[core.name]
             core.retired = True
             self._retired.add(core)
         if mine is not None:
