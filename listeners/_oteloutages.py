@@ -53,7 +53,6 @@ class _Outage:
         self.state = event.new_state
         self._reason = printable(event.reason)
         self._started = nanoseconds(event.timestamp)
-        self._links = 1
         self._marks = 0
         tripping = trace.get_current_span().get_span_context()
         links = [trace.Link(tripping, {names.LINK_ATTRIBUTE: names.TRIP_LINK})] if tripping.is_valid else []
@@ -64,6 +63,7 @@ class _Outage:
             links=links,
             start_time=self._started,
         )
+        self._links = len(links)
         self.mark(event)
 
     def mark(self, event: StateChanged) -> None:
@@ -77,8 +77,8 @@ class _Outage:
     def link_probe(self, event: CallEnded) -> None:
         """A probe was settled: the span that is current."""
         probe = trace.get_current_span().get_span_context()
-        self._links += 1
-        if probe.is_valid and self._links <= _MOST:
+        if probe.is_valid and self._links < _MOST:
+            self._links += 1
             outcome = names.OUTCOMES[type(event)]
             told: Attributes = {names.LINK_ATTRIBUTE: names.PROBE_LINK, names.OUTCOME_ATTRIBUTE: outcome}
             self.span.add_link(probe, told)

@@ -999,6 +999,18 @@ def test_a_probe_outside_of_any_span_is_not_linked() -> None:
     assert list(traced.outages()[0].links) == []
 
 
+def test_probes_outside_of_any_span_take_no_links_place() -> None:
+    """After hundreds of them one within a span is still linked."""
+    traced = Traced()
+    cb = traced.circuit(retry=Cooldown(1))
+    for _ in range(150):
+        try_to(cb.call, fail)
+        traced.clock.advance(1)
+    with traced.tracer.start_as_current_span("probing") as probe:
+        cb.call(int)
+    assert [id_of(link) for link in traced.outages()[0].links] == [id_of(probe)]
+
+
 def test_a_probe_is_linked_to_the_outage_of_its_own_circuit() -> None:
     """Where namesakes are both in an outage, it belongs to the one that is half-open."""
     traced = Traced()
