@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from threading import RLock
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -46,6 +47,10 @@ class Calls(Protocol):
         """A call was refused here."""
         ...
 
+    def reset(self) -> None:
+        """In a forked child."""
+        ...
+
 
 class Annotations:
     """Decisions on the span that is current where the call is made.
@@ -57,6 +62,11 @@ class Annotations:
 
     def __init__(self) -> None:
         self._gravest: WeakKeyDictionary[trace.Span, int] = WeakKeyDictionary()
+        self.reset()
+
+    def reset(self) -> None:
+        """In a forked child: a thread of the parent's may have held the lock."""
+        self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
 
     def around(self, circuit_name: str, call_id: int, *, nested: bool) -> Leave | None:
         span = trace.get_current_span()
@@ -73,8 +83,9 @@ class Annotations:
         if not span.is_recording():
             return
         told = of_call(event)
-        if self._is_gravest(span, _GRAVITY[type(event)] + (names.RETRY_AFTER_ATTRIBUTE in told)):
-            span.set_attributes(told)
+        with self._lock:  # threads may share a span
+            if self._is_gravest(span, _GRAVITY[type(event)] + (names.RETRY_AFTER_ATTRIBUTE in told)):
+                span.set_attributes(told)
         if not isinstance(event, CallSucceeded) or event.stale:
             span.add_event(names.CALL_SPAN_EVENTS[type(event)], told | _more(event) | _text(event))
 
@@ -93,6 +104,9 @@ class Spans:
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
+
+    def reset(self) -> None:
+        pass
 
     def around(self, circuit_name: str, call_id: int, *, nested: bool) -> Leave | None:
         if is_suppressed():

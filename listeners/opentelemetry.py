@@ -176,6 +176,7 @@ class TracingListener(NeedsLibrary):
     def after_fork(self) -> None:
         """In the child: what goes on is the parent's."""
         self._outages.reset()
+        self._calls.reset()
 
 
 def _provider(value: Any, what: str, method: str) -> None:

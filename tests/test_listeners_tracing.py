@@ -276,6 +276,27 @@ def test_of_several_calls_in_a_span_the_gravest_is_its_attributes(calls: str, ex
     assert len(marks(span)) == sum(call != "ok" for call in calls.split())
 
 
+def test_threads_that_share_a_span_mix_no_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure that is written while another thread writes a success is the graver all the same."""
+    traced = Traced()
+    cb = traced.circuit(tripper=FailureStreak(100))
+    failing: list[Running] = []
+    with traced.tracer.start_as_current_span("GET /") as span:
+        write, context = span.set_attributes, contextvars.copy_context()
+
+        def write_slowly(attributes: Any) -> None:
+            if not failing:
+                failing.append(Running(lambda: context.run(try_to, cb.call, fail)))
+                failing[0].done(0.2)
+            write(attributes)
+
+        monkeypatch.setattr(span, "set_attributes", write_slowly)
+        cb.call(int)
+        assert failing[0].done()
+    assert told(span)["outcome"] == "failure"
+    assert told(span)["error.type"] == "ConnectionError"
+
+
 def test_nothing_is_written_where_no_span_records() -> None:
     """Without a span, with one that is not sampled, and with one that has ended, a call goes its way in silence."""
     traced = Traced()
