@@ -70,10 +70,11 @@ class Annotations:
 
     def around(self, circuit_name: str, call_id: int, *, nested: bool) -> Leave | None:
         span = trace.get_current_span()
-        return partial(self._ended, span) if span.is_recording() else None
+        return partial(self._ended, span) if span.is_recording() and not is_suppressed() else None
 
     def refused(self, event: CallRejected) -> None:
-        self._write(trace.get_current_span(), event)
+        if not is_suppressed():
+            self._write(trace.get_current_span(), event)
 
     def _ended(self, span: trace.Span, event: Event | None) -> None:
         if isinstance(event, CallEnded):
@@ -141,7 +142,7 @@ class Spans:
 def fell_back(event: FallbackUsed) -> None:
     """A fallback answers: the call's own span is over, so it is told on the one around it, in both modes."""
     span = trace.get_current_span()
-    if span.is_recording():
+    if span.is_recording() and not is_suppressed():
         told: Attributes = {
             names.CIRCUIT_ATTRIBUTE: printable(event.circuit_name),
             names.STATE_ATTRIBUTE: event.state.value,
@@ -151,7 +152,7 @@ def fell_back(event: FallbackUsed) -> None:
 
 
 def is_suppressed() -> bool:
-    """Whether this is an exporter's own traffic, of which spans would bring forth more spans."""
+    """Whether this is an exporter's own traffic: its spans would bring forth more spans, and it is no request's."""
     return bool(contexts.get_value(_SUPPRESSED))
 
 

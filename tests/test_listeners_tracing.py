@@ -481,6 +481,21 @@ def test_an_exporters_own_traffic_has_no_spans() -> None:
     assert traced.calls() == []
 
 
+def test_an_exporters_own_traffic_is_no_decision_of_the_requests() -> None:
+    """A span is exported within its parent, which goes on and says nothing of the exporter's circuit."""
+    traced = Traced()
+    cb = traced.circuit()
+    with traced.tracer.start_as_current_span("GET /") as request:
+        token = contexts.attach(contexts.set_value(contexts._SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            try_to(cb.call, fail)
+            cb.call_with_fallback(int, lambda error: 0)
+        finally:
+            contexts.detach(token)
+    assert told(request) == {}
+    assert marks(traced.only("GET /")) == []
+
+
 def test_a_span_that_the_call_ended_itself_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     """The SDK would complain about a second end."""
     traced = Traced("spans")
