@@ -27,6 +27,7 @@ from ._render import printable
 Leave = Callable[[Event | None], None]
 
 _SUPPRESSED: str = getattr(contexts, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
+_INNERMOST = contexts.create_key("fluxgate-call")
 _GRAVITY: Mapping[type[Event], int] = {
     CallSucceeded: 0,
     CallCancelled: 1,
@@ -173,22 +174,30 @@ def _text(event: CallEnded | CallRejected) -> Attributes:
 class _Current:
     """Makes a span the current one, until `leave`."""
 
-    __slots__ = ("_before", "_mine", "_token")
+    __slots__ = ("_before", "_gone", "_mine", "_token")
 
     def __init__(self, span: trace.Span) -> None:
+        self._gone = False
         self._before = contexts.get_current()
-        self._mine = trace.set_span_in_context(span, self._before)
+        self._mine = contexts.set_value(_INNERMOST, self, trace.set_span_in_context(span, self._before))
         self._token = contexts.attach(self._mine)
 
     def leave(self) -> None:
         """Make current what was."""
+        if self._gone:  # back to what was before it would be back to a span that has ended
+            return
         var = getattr(self._token, "var", None)
         if var is None:  # a context that the program has plugged in
             contexts.detach(self._token)
             return
         try:
             # As `detach` does, which would log a traceback over what follows.
+            within = contexts.get_value(_INNERMOST)
             var.reset(self._token)
+            # Blocks in generators may end before those that began within them: these have gone with it.
+            while isinstance(within, _Current) and within not in (self, self._before.get(_INNERMOST)):
+                within._gone = True
+                within = within._before.get(_INNERMOST)
         except ValueError:
             # A block that was entered in another task or thread. What this context inherited of it must go all the
             # same; what another has set here since stays.

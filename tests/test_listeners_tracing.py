@@ -790,6 +790,27 @@ def test_a_block_may_be_left_in_another_context_than_it_was_entered(caplog: pyte
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("order", ["first", "last", "between"])
+def test_blocks_in_generators_may_end_in_any_order(order: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Streams that are read side by side leave nothing current, whichever is at its end first."""
+    traced = Traced("spans")
+    cb = traced.circuit()
+
+    def stream() -> Generator[int, None, None]:
+        with cb:
+            yield 1
+
+    before = contexts.get_current()
+    streams = [stream() for _ in range(3)]
+    for each in streams:
+        next(each)
+    for index in {"first": (0, 1, 2), "last": (2, 1, 0), "between": (1, 2, 0)}[order]:
+        streams[index].close()
+    assert contexts.get_current() is before
+    assert len(traced.calls()) == 3
+    assert caplog.records == []
+
+
 def test_what_the_call_leaves_attached_goes_with_it() -> None:
     """A function that forgets to detach a span does not leave it current for its caller."""
     traced = Traced("spans")
