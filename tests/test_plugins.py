@@ -396,4 +396,4 @@ def test_the_page_lists_all_that_a_listener_may_have() -> None:
     table = page.split("| attribute |", 1)[1].split("\n\n", 1)[0]
     listed = {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)[`(]", line.split("|")[1])}
     assert listed == asked
-    assert len(listed) == 11
+    assert len(listed) == 12

@@ -118,6 +118,9 @@ class Core(Teller):
                 return CallNotPermittedError(self.name, OPEN, None if left == _FOREVER else left, gate[1], gate[2])
         machine = self.machine
         now, wall = self.clock.monotonic(), self.clock.time()
+        surrounding: tuple[Subscription, ...] | None = None
+        refused: Any = None
+        refusal: Any = None
         with self.lock:
             self._fold()
             answer = machine.admit(now, wall)
@@ -137,7 +140,7 @@ class Core(Teller):
                 self._arrange(now)
         if not isinstance(answer, Stamp):
             self.tell_here(refused)
-            return refusal
+            return refusal  # type: ignore[no-any-return]
         if surrounding is not None:
             self._enter(answer, surrounding, nested)
         return answer

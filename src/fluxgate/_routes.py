@@ -3,7 +3,8 @@
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .events import EVENT_TYPES, CallEnded, CallStarted, Event, concrete
+from . import _check
+from .events import EVENT_TYPES, CallEnded, CallStarted, Event, StateChanged, concrete
 
 if TYPE_CHECKING:
     from ._subscription import Subscription
@@ -11,6 +12,18 @@ if TYPE_CHECKING:
 Routes = dict[type[Any], tuple["Subscription", ...]]
 
 _OF_CALLS = concrete((CallStarted, CallEnded))
+
+
+def kinds_of(listener: Any, event_types: tuple[type[Event], ...]) -> frozenset[type[Event]]:
+    """What a listener is to be told: the types that were named when it was attached, or else its own.
+
+    Raises:
+        TypeError, ValueError: They are not event types, or none.
+    """
+    kinds = concrete(event_types or _check.several(getattr(listener, "events", (StateChanged,)), "listener.events"))
+    if not kinds:
+        raise ValueError(f"listener {listener!r} asks for no events")
+    return kinds
 
 
 class Around:

@@ -4,7 +4,7 @@ import math
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from threading import Condition, RLock, Thread, current_thread
@@ -140,6 +140,21 @@ class Mailbox:
         self._dropped = 0
         self._reporting = 0
         self._last_drop = None
+
+
+def give_up(boxes: Sequence[Mailbox]) -> None:
+    """The program ends, and nobody will deliver what waits: tell that it goes, while it can be told."""
+    undelivered: dict[str, int] = {}
+    for box in boxes:
+        name = box.subscription.outlet.name
+        undelivered[name] = undelivered.get(name, 0) + box.waiting
+        box.drop_all()
+    for name, count in undelivered.items():
+        if count:
+            text = "the program ends before all is delivered: %d events for listener %s are lost"
+            log("WARNING", text, count, name)
+    for box in boxes:
+        box.report_losses()
 
 
 class Worker:

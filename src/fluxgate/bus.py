@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from . import _check
 from ._forks import KeptWhole
 from ._plugins import observable
-from ._routes import Routes, table_of
+from ._routes import Routes, kinds_of, table_of
 from ._subscription import Delivery, Listener, Outlet, Subscription, destination_of, tick_interval
 from ._text import log
-from ._worker import Mailbox
-from .events import Event, EventsDropped, ListenerFailed, StateChanged, concrete
+from ._worker import Mailbox, give_up
+from .events import Event, EventsDropped, ListenerFailed
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -182,7 +182,7 @@ class Bus:
         if delivery not in ("inline", "background"):
             raise ValueError(f"delivery must be 'inline' or 'background', got {_check.got(delivery)}")
         _check.whole(queue_size, "queue_size")
-        kinds = _kinds(listener, event_types)
+        kinds = kinds_of(listener, event_types)
         destination = destination_of(listener)
         tick_interval(listener)
         with self.lock:
@@ -214,7 +214,7 @@ class Bus:
     def refresh(self, subscription: Subscription) -> None:
         """See `Subscription.refresh`."""
         listener = subscription.outlet.listener  # its code runs here: no lock is held
-        kinds, destination = _kinds(listener, subscription.event_types), destination_of(listener)
+        kinds, destination = kinds_of(listener, subscription.event_types), destination_of(listener)
         with self.lock:
             subscription.kinds = kinds
             subscription.destination = destination
@@ -349,7 +349,7 @@ class Bus:
                 with contextlib.suppress(asyncio.TimeoutError):
                     asyncio.run(asyncio.wait_for(core.deliver_async(), max(deadline - time.monotonic(), 0)))
         if not self.flush(max(deadline - time.monotonic(), 0)):
-            self._give_up()
+            give_up(self._boxes())
         deadline = time.monotonic() + _CLOSE_WAIT  # for all of them together, and a moment for each
         for outlet in self._live_outlets():
             outlet.close(max(deadline - time.monotonic(), _CLOSE_MOMENT))
@@ -357,21 +357,6 @@ class Bus:
     def listeners(self) -> set[str]:
         """What the listeners that are attached are called in `ListenerFailed` and `EventsDropped`."""
         return {outlet.name for outlet in self._live_outlets()}
-
-    def _give_up(self) -> None:
-        """What still waits in the background nobody will deliver: tell that it goes, while it can be told."""
-        boxes = self._boxes()
-        undelivered: dict[str, int] = {}
-        for box in boxes:
-            name = box.subscription.outlet.name
-            undelivered[name] = undelivered.get(name, 0) + box.waiting
-            box.drop_all()
-        for name, count in undelivered.items():
-            if count:
-                text = "the program ends before all is delivered: %d events for listener %s are lost"
-                log("WARNING", text, count, name)
-        for box in boxes:
-            box.report_losses()
 
     def _live_outlets(self) -> list[Outlet]:
         with self.lock:
@@ -414,13 +399,6 @@ class Bus:
             for outlet in self._outlets.values():
                 outlet.reset()
         self.lock.release()
-
-
-def _kinds(listener: Listener, event_types: tuple[type[Event], ...]) -> frozenset[type[Event]]:
-    kinds = concrete(event_types or _check.several(getattr(listener, "events", (StateChanged,)), "listener.events"))
-    if not kinds:
-        raise ValueError(f"listener {listener!r} asks for no events")
-    return kinds
 
 
 def _tick_failed(bus: "weakref.ref[Bus]", outlet: "weakref.ref[Outlet]", error: BaseException) -> None:
