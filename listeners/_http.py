@@ -7,15 +7,16 @@ them is scheme, host and port; and instrumentation, which puts addresses into sp
 
 import re
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from importlib.metadata import version
-from threading import Event, RLock, main_thread
+from socket import SHUT_RDWR, socket
+from threading import Event, RLock, Timer, main_thread
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
-from weakref import finalize
+from weakref import WeakSet, finalize
 
 from fluxgate._chance import chance
 from fluxgate._clock import Clock
@@ -33,6 +34,7 @@ _FIRST_REST = 1.0  # seconds, doubled from failure to failure
 _LONGEST_REST = 60.0
 _LONGEST_ASKED = 300.0  # of what a destination asks for
 _READ = 1 << 16  # bytes of an answer; nothing that is wanted of one is longer
+_UNENDING = "its answer did not end in time"
 _AGAIN = frozenset((HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS))
 
 
@@ -90,7 +92,7 @@ class Courier:
 
     A try that ends in a connection error, a timeout, 408, 425, 429 or 5xx is repeated, `retries` times at most, after
     a wait that doubles from half a second and is drawn from its upper half; ``Retry-After`` makes it longer. No try
-    begins after `GIVE_UP_AFTER` seconds.
+    begins after `GIVE_UP_AFTER` seconds, and one that is under way then is cut off.
 
     A destination that is down must not take that long from every message, or those that wait behind it would all be
     lost slowly. So once a message has failed for good, each is tried once until one gets through. Between two of these
@@ -194,19 +196,24 @@ class Courier:
             return Problem(f"no answer within {limit} ({type(error).__name__})", again=True)
         except self._httpx.ConnectError as error:
             return Problem(f"no connection: {error}", again=True)  # the socket's error, or that of TLS: no address
-        except self._httpx.NetworkError as error:
-            return Problem(f"the connection broke ({type(error).__name__})", again=True)
+        except (self._httpx.NetworkError, self._httpx.RemoteProtocolError) as error:
+            return Problem(self._broken(error, last), again=True)
         except self._httpx.ProxyError:
             return Problem("the proxy refused it", again=True)
-        except self._httpx.RemoteProtocolError:
-            return Problem("what it answered is not HTTP, or not all of it came", again=True)
         except _TooSlow:
-            return Problem("its answer did not end in time", again=True)
+            return Problem(_UNENDING, again=True)
         except Exception as error:  # whose text might quote anything
             return Problem(f"{type_name(error)} (its text is withheld)", again=isinstance(error, OSError))
         finally:
             if line is not None:
                 line.release()
+
+    def _broken(self, error: Exception, last: float) -> str:
+        if self._clock.monotonic() >= last:
+            return _UNENDING  # it was cut off
+        if isinstance(error, self._httpx.NetworkError):
+            return f"the connection broke ({type(error).__name__})"
+        return "what it answered is not HTTP, or not all of it came"
 
     def _take_line(self) -> "_Line":
         with self._lock:
@@ -235,6 +242,7 @@ class _Line:
         self._transport = httpx.HTTPTransport(trust_env=True, proxy=_proxy(address))
         self._finalizer = finalize(courier, self._transport.close)
         self._finalizer.atexit = False
+        self._sockets: WeakSet[socket] = WeakSet()
         self._lock = RLock()
         self._users = 0
         self._retired = False
@@ -266,26 +274,56 @@ class _Line:
         _abandoned.append(self._transport)
 
     def send(self, message: Message, timeout: float, clock: Clock, last: float) -> Answer:
-        left = max(min(timeout, last - clock.monotonic()), 0.001)
+        over = max(last - clock.monotonic(), 0.001)
+        left = min(timeout, over)
         request = self._httpx.Request(
             "POST",
             message.address.reveal(),
             headers=dict(message.headers()),
             content=message.body,
-            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), left)},
+            extensions={
+                "timeout": dict.fromkeys(("connect", "read", "write", "pool"), left),
+                "trace": self._note_socket,
+            },
         )
-        response = self._transport.handle_request(request)
-        body = b""
-        try:
-            for chunk in response.stream:
-                body += chunk
-                if len(body) > _READ:
-                    break
-                if clock.monotonic() >= last:
-                    raise _TooSlow
-        finally:
-            response.close()
+        with self._ending_after(over):
+            response = self._transport.handle_request(request)
+            body = b""
+            try:
+                for chunk in response.stream:
+                    body += chunk
+                    if len(body) > _READ:
+                        break
+                    if clock.monotonic() >= last:
+                        raise _TooSlow
+            finally:
+                response.close()
         return Answer(response.status_code, body[:_READ], retry_after(response.headers.get("retry-after"), clock))
+
+    def _note_socket(self, name: str, info: dict[str, Any]) -> None:
+        """Httpcore's trace extension, https://www.encode.io/httpcore/extensions/#trace."""
+        if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            with self._lock:
+                self._sockets.add(info["return_value"].get_extra_info("socket"))
+
+    @contextmanager
+    def _ending_after(self, seconds: float) -> Generator[None, None, None]:
+        """An answer whose head comes byte by byte, or after ever more 1xx, meets no timeout: it is cut off."""
+        watch = Timer(seconds, self._cut_off)
+        watch.daemon = True
+        with suppress(RuntimeError):  # no thread to spare, or the interpreter ends
+            watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    def _cut_off(self) -> None:
+        with self._lock:
+            sockets = list(self._sockets)
+        for each in sockets:
+            with suppress(OSError):  # not connected any more
+                socket.shutdown(each, SHUT_RDWR)  # of TLS as well: its own waits for an answer
 
 
 def retry_after(value: str | None, clock: Clock) -> float | None:

@@ -575,6 +575,40 @@ def test_an_endless_answer_is_not_read_to_its_end(post: Post) -> None:
     assert len(post.service.received) == 2
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [(b"HTTP/1.1 200 OK\r\nX-Filler: ", b"x"), (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n")]
+)
+def test_a_head_that_never_ends_is_cut_off(first: bytes, then: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that always sends a little more, and so meets no timeout, costs a message no more than another."""
+    monkeypatch.setattr(http, "GIVE_UP_AFTER", 0.5)
+    over = threading.Event()
+
+    def drip() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65_536)
+            try:
+                connection.sendall(first)
+                while not over.wait(0.05):
+                    connection.sendall(then)
+            except OSError:
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = Running(drip)
+        listener = WebhookListener(f"http://127.0.0.1:{server.getsockname()[1]}/", retries=0)
+
+        def deliver() -> None:
+            with pytest.raises(DeliveryError, match=r"its answer did not end in time \(1 try in "):
+                listener(an_alert())
+
+        try:
+            assert Running(deliver).done(5)
+        finally:
+            over.set()
+        assert dripping.done()
+
+
 def test_a_destination_that_is_down_does_not_cost_each_message_a_minute(post: Post) -> None:
     """After a failure each message is tried once, with rests that double; one success, and all is as before."""
     post.service.default = Answer(500)
