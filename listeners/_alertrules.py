@@ -188,13 +188,13 @@ class RejectingCalls(AlertRule):
     Args:
         rate: Calls a second, above 0.
         within: Seconds, above 0.
-        severity: ``"critical"`` (the default), ``"warning"`` or ``"info"``.
+        severity: ``"critical"``, ``"warning"`` (the default) or ``"info"``.
 
     Raises:
         TypeError, ValueError: An argument is not what it must be.
 
     >>> RejectingCalls(rate=5)
-    RejectingCalls(rate=5.0, within=60.0, severity='critical')
+    RejectingCalls(rate=5.0, within=60.0, severity='warning')
     """
 
     __slots__ = ("rate", "within", "severity")

@@ -1,6 +1,7 @@
 """Structured log alerts: what is wrong with circuits, said once when it begins and once when it is over."""
 
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Sequence
 from threading import RLock
@@ -48,6 +49,7 @@ _LONGEST_TICK = 1.0  # seconds
 _SHORTEST_TICK = 0.05
 _AT_ONCE = 250  # circuits that a tick goes through before the calls that wait for it have their turn
 _PAUSE = 0.001  # seconds
+_LONGEST_LAG = 600.0  # seconds; beyond it, a circuit has a clock of its own
 _TICKS = 10  # in the shortest time that a rule names
 
 
@@ -146,6 +148,8 @@ class AlertListener:
         """The next tick must look at all circuits."""
         self._observing = 0  # subscriptions at the last look
         self._looked_at = 0.0
+        self._heard_at = -math.inf
+        """When the last event that was heard of happened, by the monotonic clock."""
         self._moved: set[str] | None = None  # names that were heard of since a look began, while it goes on
 
     # -- what the bus asks ----------------------------------------------------------------------------------------
@@ -188,8 +192,10 @@ class AlertListener:
 
     def __call__(self, event: Event) -> None:
         now, wall = self._clock.monotonic(), self._clock.time()
+        lag = wall - event.timestamp  # what waited behind a slow sink did not happen all at once
         with self._lock:
-            self._hear(event, now, wall)
+            self._heard_at = max(now - lag if 0 < lag < _LONGEST_LAG else now, self._heard_at)
+            self._hear(event, self._heard_at, wall)
         self._sinks.tell()
 
     def tick(self) -> None:
@@ -203,6 +209,7 @@ class AlertListener:
                 self._looking = False
         now, wall = self._clock.monotonic(), self._clock.time()
         with self._lock:
+            now = self._heard_at if self._is_behind else now  # what waits may be what a time is waiting for
             circuits = list(self._watches)
         for begin in range(0, len(circuits), _AT_ONCE):
             if begin:
@@ -212,6 +219,11 @@ class AlertListener:
                     for name, part in list(self._watches.get(circuit, ())):
                         self._judge(self._rules[name], circuit, part, now, wall)
         self._sinks.tell()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether events wait in its queue: how circuits stand now is then not how they stood at the last event."""
+        return any(each.backlog for each in self._subscriptions)
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
@@ -247,9 +259,11 @@ class AlertListener:
             anew = self._anew or len(subscriptions) != self._observing
             due = bool(self._sampling) and now >= self._looked_at + self._every
             doubts = set(self._doubts)
+            self._anew = anew and self._is_behind  # later, then
+            if self._is_behind:
+                anew, doubts = False, set()
             if not (anew or due or doubts):
                 return
-            self._anew = False
             self._moved = set()
         try:
             seen = _infos(subscriptions, None if anew or due else doubts)

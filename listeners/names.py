@@ -367,7 +367,7 @@ def _alert(name: str, severity: Severity) -> AlertName:
 CIRCUIT_OPEN: Final = _alert("CircuitOpen", "warning")
 CIRCUIT_STUCK_OPEN: Final = _alert("CircuitStuckOpen", "critical")
 CIRCUIT_FLAPPING: Final = _alert("CircuitFlapping", "warning")
-REJECTING_CALLS: Final = _alert("RejectingCalls", "critical")
+REJECTING_CALLS: Final = _alert("RejectingCalls", "warning")
 SLOW_CIRCUIT: Final = _alert("SlowCircuit", "warning")
 LISTENER_FAILING: Final = _alert("ListenerFailing", "warning")
 EVENTS_LOST: Final = _alert("EventsLost", "warning")

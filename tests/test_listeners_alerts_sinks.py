@@ -30,7 +30,7 @@ from fluxgate.listeners.alerts import (
     RejectingCalls,
 )
 from fluxgate.testing import EventRecorder
-from tests.running import script, together
+from tests.running import PATIENCE, arrives, script, together
 from tests.test_listeners_alerts import Shop, broken, fail, lost, open_and_close, refuse, try_to
 
 _numbers = itertools.count()
@@ -446,3 +446,61 @@ def test_the_queries_of_the_runbooks_are_promql(tmp_path: Path) -> None:
         (instrument,) = (each for each in names.INSTRUMENTS if series.removesuffix("_bucket") == each.series)
         labels = re.findall(r"\{(\w+)=", query) + re.findall(r"\w+", "".join(re.findall(r"by \(([^)]*)\)", query)))
         assert set(labels) <= {*instrument.labels, "le", "instance"}, query
+
+
+# -- a slow sink ------------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A sink in the background that hangs in its first alert until it is let go."""
+
+    delivery = "background"
+
+    def __init__(self) -> None:
+        self.told: list[Alert] = []
+        self.inside = threading.Event()
+        self.free = threading.Event()
+
+    def __call__(self, alert: Alert) -> None:
+        self.told.append(alert)
+        self.inside.set()
+        assert arrives(self.free)
+
+
+def test_what_waited_behind_a_slow_sink_did_not_happen_all_at_once() -> None:
+    """Times are those at which things happened: neither a rate nor a length is that of the delivery."""
+    slow = Slow()
+    shop = Shop(CircuitOpen(), RejectingCalls(rate=3, within=5), sink=slow)
+    other, cb = shop.circuit("other"), shop.circuit()
+    other.force_open()
+    assert arrives(slow.inside)
+    try_to(cb.call, fail)
+    refuse(shop, cb, 29, every=0.5)
+    shop.clock.advance(0.5)
+    cb.reset()
+    shop.clock.advance(40)
+    slow.free.set()
+    assert shop.bus.flush(PATIENCE)
+    assert [(alert.alert, alert.status, alert.circuit_name) for alert in slow.told] == [
+        ("CircuitOpen", "firing", "other"),
+        ("CircuitOpen", "firing", "payments"),
+        ("CircuitOpen", "resolved", "payments"),
+    ], "two refusals a second are fewer than three"
+    assert slow.told[-1].summary.endswith("it lasted 15 s")
+
+
+def test_a_look_does_not_run_ahead_of_what_waits() -> None:
+    """While events wait behind a slow sink nobody looks: what they tell is older than what would be seen."""
+    slow = Slow()
+    shop = Shop(CircuitOpen(), sink=slow)
+    cb = shop.circuit()
+    try_to(cb.call, fail)
+    assert arrives(slow.inside)
+    shop.clock.advance(60)
+    assert cb.call(int) == 0, "it recovers: half-open and closed wait to be told"
+    shop.listener.tick()
+    slow.free.set()
+    assert shop.bus.flush(PATIENCE)
+    shop.listener.tick()
+    assert [alert.status for alert in slow.told] == ["firing", "resolved"]
+    assert slow.told[-1].reason == "1 failure in a row (limit 1)"

@@ -228,6 +228,11 @@ class Subscription:
         return self._core is None and "*" in self._patterns
 
     @property
+    def backlog(self) -> int:
+        """How many events wait for the listener in its background queue."""
+        return 0 if self._box is None else self._box.backlog
+
+    @property
     def active(self) -> bool:
         """Whether it is still open."""
         return self._active

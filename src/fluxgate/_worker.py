@@ -115,9 +115,14 @@ class Mailbox:
         return not told
 
     @property
+    def backlog(self) -> int:
+        """How many events wait."""
+        return len(self._waiting)
+
+    @property
     def waiting(self) -> int:
         """How many events wait, with the one that is being handed over."""
-        return len(self._waiting) + self._in_hand
+        return self.backlog + self._in_hand
 
     def drop_all(self) -> None:
         """Nobody waits any longer for what waits: it goes, and counts as lost."""
