@@ -118,12 +118,11 @@ class Core(Teller):
                 return CallNotPermittedError(self.name, OPEN, None if left == _FOREVER else left, gate[1], gate[2])
         machine = self.machine
         now, wall = self.clock.monotonic(), self.clock.time()
+        refused: Event | None = None
         surrounding: tuple[Subscription, ...] | None = None
-        refused: Any = None
-        refusal: Any = None
         with self.lock:
             self._fold()
-            answer = machine.admit(now, wall)
+            answer: Stamp | CallNotPermittedError | str = machine.admit(now, wall)
             self.tell_news(wall)
             if isinstance(answer, Stamp):
                 surrounding = self.routes.get(Around)
@@ -136,12 +135,11 @@ class Core(Teller):
             else:
                 retry_after = machine.retry_after(now)
                 refused = self.publish(CallRejected, wall, retry_after=retry_after, reason=answer)
-                refusal = CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict, self.opening)
                 self._arrange(now)
-        if not isinstance(answer, Stamp):
+                answer = CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict, self.opening)
+        if isinstance(answer, CallNotPermittedError):
             self.tell_here(refused)
-            return refusal  # type: ignore[no-any-return]
-        if surrounding is not None:
+        elif surrounding is not None:
             self._enter(answer, surrounding, nested)
         return answer
 
