@@ -173,7 +173,10 @@ class Board:
             rules = told(event) if isinstance(event, CircuitCreated) else ()
             look = Look(event.state, event.timestamp, 0.0, 0.0, rules)
             circuit = self._bind(event.circuit_name, look)
-            self._show(circuit, [look], circuit.version)
+            if circuit.shared:  # another name is written alike
+                self._look_again(circuit)
+            else:
+                self._show(circuit, [look], circuit.version)
             if not isinstance(event, CircuitCreated):
                 self.tell(event)
         elif isinstance(event, CircuitCreated):  # another of the same name; or the first look came before the news

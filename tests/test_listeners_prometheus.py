@@ -567,6 +567,17 @@ def test_names_that_look_alike_share_their_series(metrics: Metrics, bus: Bus) ->
     assert metrics.samples == 0
 
 
+def test_one_that_looks_like_another_hides_nothing_of_it(metrics: Metrics, bus: Bus) -> None:
+    """The first event of a name that is written as another's shows both at once."""
+    bus.attach(metrics.listener())
+    one = circuit(bus, "a\nb")
+    one.force_open()
+    two = circuit(bus, "a\\nb")
+    assert sorted(metrics.state("a\\nb")) == ["closed", "forced_open"]
+    two.retire()
+    assert metrics.state("a\\nb") == ["forced_open"]
+
+
 # -- the end ------------------------------------------------------------------------------------------------------
 
 
