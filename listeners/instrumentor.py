@@ -69,7 +69,12 @@ class FluxgateInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             kwargs.get("tracer_provider"), _mode() if mode is None else mode, kwargs.get("logger_provider")
         )
         metrics = opentelemetry.OpenTelemetryMetricsListener(kwargs.get("meter_provider"))
-        self._subscriptions = (attach(tracing), attach(metrics))
+        self._subscriptions = (attach(tracing),)
+        try:
+            self._subscriptions += (attach(metrics),)
+        except BaseException:
+            self._uninstrument()
+            raise
 
     def _uninstrument(self, **kwargs: Any) -> None:
         subscriptions, self._subscriptions = self._subscriptions, ()

@@ -207,6 +207,18 @@ def test_a_failure_half_way_leaves_nothing_attached(process_bus: Bus, monkeypatc
     assert process_bus._subscriptions == ()
 
 
+def test_one_that_cannot_be_attached_leaves_nothing_attached(process_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither listener stays where the second fails."""
+
+    def broken(listener: Any, subscription: Any) -> None:
+        raise RuntimeError("no meters")
+
+    monkeypatch.setattr(opentelemetry.OpenTelemetryMetricsListener, "attached", broken)
+    with pytest.raises(RuntimeError, match="no meters"):
+        FluxgateInstrumentor().instrument()
+    assert process_bus._subscriptions == ()
+
+
 def test_beside_a_listener_by_hand_it_does_not_write_twice(process_bus: Bus) -> None:
     """The one that was attached first writes."""
     provider = TracerProvider(shutdown_on_exit=False)
