@@ -261,7 +261,8 @@ class AlertListener:
             doubts = set(self._doubts)
             self._anew = anew and self._is_behind  # later, then
             if self._is_behind:
-                anew, doubts = False, set()
+                anew = False
+                doubts.clear()
             if not (anew or due or doubts):
                 return
             self._moved = set()
