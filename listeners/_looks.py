@@ -8,12 +8,26 @@ from fluxgate.metric import Metric
 from fluxgate.state import State
 
 from ._render import printable
-from .names import CIRCUIT_INFO, FAILURE_RATE, SLOW_RATE, STATE, STATE_CHANGED, Instrument
+from .names import CIRCUIT_INFO, FAILURE_RATE, LIMIT, SLOW_RATE, STATE, STATE_CHANGED, Instrument
 
 _RULES = CIRCUIT_INFO.labels[1:]
 
 Key = tuple[Instrument, tuple[str, ...]]
 """One circuit's child of an instrument: its labels but for `circuit_name`."""
+
+
+class Rules(NamedTuple):
+    """The rules of a circuit."""
+
+    words: tuple[str, ...]
+    """As `CIRCUIT_INFO` has its labels."""
+    limits: Mapping[str, float]
+    """As `LIMIT` shows them, by rule."""
+
+    @classmethod
+    def of(cls, words: Mapping[str, str], limits: Mapping[str, float]) -> Self:
+        """From what a circuit, or an event, says of them."""
+        return cls(tuple(printable(words[name]) for name in _RULES), limits)
 
 
 class Look(NamedTuple):
@@ -23,14 +37,15 @@ class Look(NamedTuple):
     changed_at: float
     failure_rate: float
     slow_rate: float
-    rules: tuple[str, ...]
-    """In words, as `CIRCUIT_INFO` has its labels; empty where nobody has told or asked."""
+    rules: Rules | None
+    """``None`` where nobody has told or asked."""
 
     @classmethod
-    def at(cls, breaker: Any, rules: tuple[str, ...] | None = None) -> Self:
-        """Look at a circuit; for its rules only if they are not given."""
+    def at(cls, breaker: Any, rules: Rules | None = None, *, ask: bool = True) -> Self:
+        """Look at a circuit; for its rules only if they are not given, and asked for."""
         info = breaker.info()
-        rules = in_words(breaker.rules()) if rules is None else rules
+        if rules is None and ask:
+            rules = Rules.of(breaker.rules(), breaker.limits())
         return cls(info.state, info.changed_at, *rates_of(info.metrics), rules)
 
     def gauges(self) -> Iterator[tuple[Key, float]]:
@@ -40,16 +55,18 @@ class Look(NamedTuple):
         yield (STATE_CHANGED, ()), self.changed_at
         yield (FAILURE_RATE, ()), self.failure_rate
         yield (SLOW_RATE, ()), self.slow_rate
-        if self.rules:
-            yield (CIRCUIT_INFO, self.rules), 1.0
+        if self.rules is not None:
+            for rule, limit in self.rules.limits.items():
+                yield (LIMIT, (rule,)), limit
+            yield (CIRCUIT_INFO, self.rules.words), 1.0
 
 
 def gauges(looks: Iterable[Look]) -> dict[Key, float]:
-    """The gauges of a circuit; where several share a name, each is the greatest of theirs."""
+    """The gauges of a circuit; where several share a name, each is the greatest of theirs, but a limit the lowest."""
     found: dict[Key, float] = {}
     for look in looks:
         for key, value in look.gauges():
-            found[key] = max(found.get(key, value), value)
+            found[key] = (min if key[0] is LIMIT else max)(found.get(key, value), value)
     return found
 
 
@@ -58,11 +75,6 @@ def rates_of(metrics: Metric) -> tuple[float, float]:
     return metrics.failure_rate or 0.0, metrics.slow_rate or 0.0
 
 
-def in_words(rules: Mapping[str, str]) -> tuple[str, ...]:
-    """The rules that `CIRCUIT_INFO` shows, in its order."""
-    return tuple(printable(rules[name]) for name in _RULES)
-
-
-def told(event: CircuitCreated | Reconfigured) -> tuple[str, ...]:
-    """The same, as an event tells them."""
-    return in_words({name: getattr(event, name) for name in _RULES})
+def told(event: CircuitCreated | Reconfigured) -> Rules:
+    """The rules, as an event tells them."""
+    return Rules.of({name: getattr(event, name) for name in _RULES}, event.limits)

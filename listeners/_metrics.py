@@ -31,7 +31,7 @@ from fluxgate.events import (
     StateChanged,
     WouldOpen,
 )
-from fluxgate.state import State, Trigger
+from fluxgate.state import HALF_OPEN, State, Trigger
 
 from ._looks import Key, Look, rates_of, told
 from ._render import printable
@@ -42,6 +42,7 @@ from .names import (
     LISTENER_FAILURES,
     OTHER_LISTENERS,
     OUTCOMES,
+    PROBES,
     REJECTED_CALLS,
     SLOW_CALLS,
     TRANSITIONS,
@@ -79,8 +80,8 @@ class Circuit:
     """What is bound for one circuit, or for those that share a name."""
 
     __slots__ = (
-        *("crowded", "durations", "fallback", "label", "lock", "look", "names", "rejected", "shared", "shown", "slow"),
-        *("transitions", "version", "would_open"),
+        *("crowded", "durations", "fallback", "label", "lock", "look", "names", "probes", "rejected", "shared"),
+        *("shown", "slow", "transitions", "version", "would_open"),
     )
 
     def __init__(self, label: str, board: "Board", look: Look) -> None:
@@ -98,6 +99,7 @@ class Circuit:
         """How often what it shows was told anew: who has looked before must not show it later."""
         self.shown: dict[Key, float] = {}
         self.durations = {kind: board.histogram(CALL_DURATION, (label, word)) for kind, word in OUTCOMES.items()}
+        self.probes = {kind: board.counter(PROBES, (label, word)) for kind, word in OUTCOMES.items()}
         self.slow = board.counter(SLOW_CALLS, (label,))
         self.fallback = board.counter(FALLBACK_CALLS, (label,))
         self.would_open = board.counter(WOULD_OPEN, (label,))
@@ -108,7 +110,7 @@ class Circuit:
 
     def counted(self) -> Iterator[Key]:
         """Each counter and histogram that is bound."""
-        yield from ((CALL_DURATION, (word,)) for word in OUTCOMES.values())
+        yield from ((instrument, (word,)) for instrument in (CALL_DURATION, PROBES) for word in OUTCOMES.values())
         yield from ((instrument, ()) for instrument in (SLOW_CALLS, FALLBACK_CALLS, WOULD_OPEN))
         yield from ((REJECTED_CALLS, (state.value,)) for state in self.rejected)
         yield from ((TRANSITIONS, (old.value, new.value)) for old, new in self.transitions)
@@ -160,6 +162,8 @@ class Board:
             circuit.durations[kind](event.duration, *exemplar)
             if kind in _JUDGED and event.slow:
                 circuit.slow(1)
+            if event.state is HALF_OPEN and not event.stale:
+                circuit.probes[kind](1)
 
     def _tell_rare(self, event: Event, circuit: Circuit | None) -> None:
         if isinstance(event, ListenerFailed):
@@ -170,7 +174,7 @@ class Board:
             if circuit is not None:
                 self._retire(circuit)
         elif circuit is None:
-            rules = told(event) if isinstance(event, CircuitCreated) else ()
+            rules = told(event) if isinstance(event, CircuitCreated) else None
             look = Look(event.state, event.timestamp, 0.0, 0.0, rules)
             circuit = self._bind(event.circuit_name, look)
             if circuit.shared:  # another name is written alike
@@ -322,7 +326,7 @@ class Board:
         with circuit.lock:
             circuit.shared = circuit.shared or len(breakers) > 1
             circuit.crowded = len(breakers) > _CROWD
-            version, known = circuit.version, (None if circuit.shared else circuit.look.rules) or None
+            version, known = circuit.version, None if circuit.shared else circuit.look.rules
         self._show(circuit, [Look.at(breaker, known) for breaker in breakers], version)
 
     def _tell_look(self, circuit: Circuit, look: Look) -> None:

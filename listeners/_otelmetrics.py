@@ -13,7 +13,7 @@ from fluxgate.events import CircuitRetired, Event
 from ._library import OPENTELEMETRY, NeedsLibrary
 from ._looks import Look, gauges
 from ._metrics import EVENTS, MOVES_OF_ITS_OWN, Board
-from .names import BUCKETS, CIRCUIT_INFO, INSTRUMENTS, SCOPE, Instrument
+from .names import BUCKETS, CIRCUIT_INFO, INSTRUMENTS, LIMIT, SCOPE, Instrument
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
@@ -150,9 +150,9 @@ class OpenTelemetryBoard(Board):
         return partial(self._instruments[instrument].record, attributes=_attributes(instrument, labels))
 
     def _observe(self, instrument: Instrument, options: "CallbackOptions") -> "Iterator[Observation]":
-        unasked = None if instrument is CIRCUIT_INFO else ()
+        ask = instrument in (CIRCUIT_INFO, LIMIT)
         for label, breakers in self.survey().items():
-            for (each, labels), value in gauges(Look.at(breaker, unasked) for breaker in breakers).items():
+            for (each, labels), value in gauges(Look.at(breaker, ask=ask) for breaker in breakers).items():
                 if each is instrument:
                     yield self._observation(value, _attributes(instrument, (label, *labels)))
 

@@ -190,6 +190,13 @@ REJECTED_CALLS: Final = Instrument(
     (*_CIRCUIT, "state"),
     "Calls that the circuit refused, by the state in which it did.",
 )
+PROBES: Final = Instrument(
+    "circuit_breaker.probes",
+    "counter",
+    "{call}",
+    (*_CIRCUIT, "outcome"),
+    "Settled probes of a half-open circuit, by how they ended.",
+)
 FALLBACK_CALLS: Final = Instrument(
     "circuit_breaker.fallback_calls", "counter", "{call}", _CIRCUIT, "Calls that a fallback answered."
 )
@@ -208,6 +215,13 @@ FAILURE_RATE: Final = Instrument(
 )
 SLOW_RATE: Final = Instrument(
     "circuit_breaker.slow_rate", "gauge", "", _CIRCUIT, "Share of slow calls in the window, from 0 to 1."
+)
+LIMIT: Final = Instrument(
+    "circuit_breaker.limit",
+    "gauge",
+    "",
+    (*_CIRCUIT, "rule"),
+    "The lowest limit of each kind of rule by which the circuit trips while it is closed.",
 )
 CIRCUIT_INFO: Final = Instrument(
     "circuit_breaker.info",
@@ -237,11 +251,13 @@ INSTRUMENTS: Final = (
     CALL_DURATION,
     SLOW_CALLS,
     REJECTED_CALLS,
+    PROBES,
     FALLBACK_CALLS,
     WOULD_OPEN,
     STATE_CHANGED,
     FAILURE_RATE,
     SLOW_RATE,
+    LIMIT,
     CIRCUIT_INFO,
     LISTENER_FAILURES,
     EVENTS_DROPPED,

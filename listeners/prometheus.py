@@ -31,13 +31,13 @@ class PrometheusListener(NeedsLibrary):
     Any number of listeners may share a registry: they share the metrics as well, and no event counts twice.
     Nothing is registered before a listener is made. A circuit's series are there from its first event, or from when
     the listener is attached, with 0 where nothing has happened yet, and go when it retires or is no longer observed.
-    Circuits of one name share their series: counters add up, gauges show the greatest value. Rates are looked up
-    every 4 s, so that they are true while nobody calls. Names and rules are one line of printable characters, at most
-    1,000.
+    Circuits of one name share their series: counters add up, gauges show the greatest value, limits the lowest.
+    Rates are looked up every 4 s, so that they are true while nobody calls. Names and rules are one line of printable
+    characters, at most 1,000.
 
     Under the client's multiprocess mode (``PROMETHEUS_MULTIPROC_DIR``) all workers add up; a gauge is the greatest
-    of the living workers'. Nothing can be removed there, so the gauges of a retired circuit become 0. Exemplars are
-    not supported by that mode.
+    of the living workers'. Nothing can be removed there, so the gauges of a retired circuit become 0, as does what
+    `configure` takes away. Exemplars are not supported by that mode.
 
     Args:
         registry: Where to register; ``prometheus_client.REGISTRY``.
@@ -144,7 +144,8 @@ class PrometheusBoard(Board):
                 return client.Histogram(instrument.series, **about, buckets=self.buckets)
             case "gauge":
                 # Of workers: a state is 1 if any is in it, a rate that of the worst, a time the last. Those that are
-                # dead do not count (the client's `mark_process_dead`), nor do circuits that are gone (0).
+                # dead do not count (the client's `mark_process_dead`), nor do circuits, or limits, that are gone (0):
+                # which is why even of limits it is the greatest.
                 return client.Gauge(instrument.series, **about, multiprocess_mode="livemax")
 
     def counter(self, instrument: Instrument, labels: tuple[str, ...]) -> Callable[[float], None]:

@@ -11,7 +11,7 @@ import types
 import typing
 import weakref
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeAlias
 
 import pytest
@@ -24,13 +24,16 @@ from fluxgate import (
     Cooldown,
     CountWindow,
     Custom,
+    FailureRate,
     FailureStreak,
+    MinRequests,
     Returned,
     State,
     TypeOf,
 )
 from fluxgate import events as module
 from fluxgate import permits as every
+from fluxgate._limits import Limits
 from fluxgate.events import (
     CallCancelled,
     CallEnded,
@@ -72,8 +75,8 @@ CONTRACT: dict[type[Event], set[str]] = {
         *("reopens", "generation", "failing_since", "last_error", "trace_id", "span_id"),
     },
     WouldOpen: {"metrics", "verdict", "trace_id", "span_id"},
-    Reconfigured: set(),
-    CircuitCreated: set(),
+    Reconfigured: {"limits"},
+    CircuitCreated: {"limits"},
     CircuitRetired: set(),
     ListenerFailed: {"listener", "role", "error_type", "error", "count"},
     EventsDropped: {"listener", "count"},
@@ -107,6 +110,7 @@ VALUES: dict[str, Any] = {
     "tripper": "FailureStreak(1)",
     "retry": "Cooldown(60)",
     "permit": "All()",
+    "limits": {"failure_streak": 1.0},
     "changed": ("tripper", "retry"),
     "listener": "Listener",
     "role": "listener",
@@ -136,6 +140,8 @@ def fits(value: object, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, each) for each in arguments)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(map(fits, each, arguments) for each in value.items())
     if origin is tuple:
         return type(value) is tuple and all(fits(each, arguments[0]) for each in value)
     return type(value) is hint
@@ -372,7 +378,7 @@ def leaves(value: Any) -> Generator[object, None, None]:
     if isinstance(value, (Event, Metric, Verdict, LastError)):
         for name in fields(type(value)):
             yield from leaves(getattr(value, name))
-    elif isinstance(value, types.MappingProxyType):
+    elif isinstance(value, (types.MappingProxyType, Limits)):
         for key, each in value.items():
             yield from leaves((key, each))
     elif type(value) is tuple:
@@ -1033,6 +1039,30 @@ def test_created_and_reconfigured_give_the_rules_in_words() -> None:
     assert (created.retry, changed.retry) == (repr(Cooldown(10)), repr(Cooldown(20)))
     assert (created.permit, changed.permit) == (repr(every.All()), repr(every.All()))
     assert set(changed.changed) == {"retry", "slow_threshold"}
+
+
+def test_created_and_reconfigured_give_the_limits_as_figures() -> None:
+    """`limits` are the tripper's by kind, those in force after `configure`; a rule of the user's has none."""
+    recorder = EventRecorder(CircuitCreated, Reconfigured)
+    cb = circuit(Bus(), listeners=[recorder])
+    cb.configure(tripper=MinRequests(4) & FailureRate(0.5))
+    cb.configure(tripper=lambda metric, state, failures: False)
+    (created,), changed = recorder.of(CircuitCreated), recorder.of(Reconfigured)
+    assert created.limits == {"failure_streak": 1.0}
+    assert [each.limits for each in changed] == [{"min_requests": 4.0, "failure_rate": 0.5}, {}]
+    assert changed[0].to_dict()["limits"] == {"min_requests": 4.0, "failure_rate": 0.5}
+
+
+@pytest.mark.parametrize("kind", [CircuitCreated, Reconfigured])
+def test_the_limits_of_an_event_cannot_be_changed(kind: type[CircuitCreated | Reconfigured]) -> None:
+    """An event keeps figures of its own, which nobody can set, not even through the dict that it was made from."""
+    given = {"failure_rate": 0.5}
+    event: Any = sample(kind, limits=given)
+    given["failure_rate"] = 0.1
+    with pytest.raises(TypeError):
+        event.limits["failure_rate"] = 0.2
+    event.to_dict()["limits"].clear()
+    assert event.limits == {"failure_rate": 0.5}
 
 
 def test_what_configure_refuses_is_not_told() -> None:

@@ -25,7 +25,9 @@ from fluxgate import (
     CircuitBreaker,
     Closed,
     Cooldown,
+    FailureRate,
     FailureStreak,
+    MinRequests,
     MissingExtraError,
     Never,
     State,
@@ -168,6 +170,8 @@ def test_every_instrument_measures(breaker: Any, metrics: Metrics) -> None:
         assert metrics.values(names.SLOW_CALLS) == {("payments",): 2}
         rejected = {("payments", "open"): 1, ("payments", "half_open"): 0, ("payments", "forced_open"): 1}
         assert metrics.values(names.REJECTED_CALLS) == rejected
+        probes = {("payments", outcome): int(outcome == "success") for outcome in names.OUTCOMES.values()}
+        assert metrics.values(names.PROBES) == probes
         assert metrics.values(names.FALLBACK_CALLS) == {("payments",): 1}
         assert metrics.values(names.WOULD_OPEN) == {("payments",): 1}
         assert {move[1:]: value for move, value in metrics.values(names.TRANSITIONS).items() if value} == {
@@ -182,6 +186,7 @@ def test_every_instrument_measures(breaker: Any, metrics: Metrics) -> None:
         assert metrics.values(names.STATE_CHANGED) == {("payments",): shop.info.changed_at}
         rules = shop.breaker.rules()
         assert metrics.values(names.CIRCUIT_INFO) == {("payments", *(rules[each] for each in RULES)): 1}
+        assert metrics.values(names.LIMIT) == {("payments", "failure_streak"): 2}
         failed = {
             listener.rsplit(".")[-1]: count for (listener,), count in metrics.values(names.LISTENER_FAILURES).items()
         }
@@ -232,6 +237,7 @@ def test_a_new_circuit_has_zeros(metrics: Metrics, bus: Bus) -> None:
     assert metrics.values(names.REJECTED_CALLS) == {
         ("payments", state): 0 for state in ("open", "half_open", "forced_open")
     }
+    assert metrics.values(names.PROBES) == {("payments", outcome): 0 for outcome in names.OUTCOMES.values()}
     moves = (("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed"))
     assert metrics.values(names.TRANSITIONS) == {("payments", *move): 0 for move in moves}
 
@@ -246,7 +252,8 @@ def test_gauges_are_looked_up_when_somebody_collects(metrics: Metrics, bus: Bus)
     clock.advance(61)
     assert metrics.values(names.FAILURE_RATE) == {("payments",): 0.0}
     assert metrics.state() == ["closed"]
-    cb.configure(retry=Never())
+    cb.configure(retry=Never(), tripper=MinRequests(3) & FailureRate(0.5))
+    assert metrics.values(names.LIMIT) == {("payments", "min_requests"): 3, ("payments", "failure_rate"): 0.5}
     assert [labels[RULES.index("retry") + 1] for labels in metrics.values(names.CIRCUIT_INFO)] == ["Never()"]
 
 
@@ -276,11 +283,12 @@ def test_two_listeners_of_one_provider_count_once(metrics: Metrics, bus: Bus) ->
 
 
 def test_circuits_of_one_name_share_their_series(metrics: Metrics, bus: Bus) -> None:
-    """Counters add up, and a state is 1 if one of them is in it."""
+    """Counters add up, a state is 1 if one of them is in it, and a limit is the lowest."""
     bus.attach(metrics.listener())
-    one, two = circuit(bus), circuit(bus)
+    one, two = circuit(bus, tripper=FailureStreak(3)), circuit(bus, tripper=FailureStreak(2))
     one.call(int)
     two.force_open()
+    assert metrics.values(names.LIMIT) == {("payments", "failure_streak"): 2}
     assert metrics.calls() == {"success": 1}
     assert sorted(metrics.state()) == ["closed", "forced_open"]
     two.retire()
@@ -298,7 +306,7 @@ def test_a_retired_circuit_has_no_gauges(metrics: Metrics, bus: Bus) -> None:
     del cb
     gc.collect()
     assert gone() is None
-    for instrument in (names.STATE, names.STATE_CHANGED, names.FAILURE_RATE, names.SLOW_RATE, names.CIRCUIT_INFO):
+    for instrument in (each for each in names.INSTRUMENTS if each.kind == "gauge"):
         assert metrics.values(instrument) == {}
     board: Any = listener.destination
     assert (board._circuits, board._labels) == ({}, {})

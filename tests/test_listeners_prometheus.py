@@ -28,15 +28,20 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from fluxgate import (
     AsyncCircuitBreaker,
+    AvgLatency,
     Bus,
     CallNotPermittedError,
     CircuitBreaker,
     Closed,
     Cooldown,
     CountWindow,
+    FailureRate,
     FailureStreak,
+    HalfOpened,
+    MinRequests,
     MissingExtraError,
     Never,
+    SlowRate,
     State,
     Subscription,
     TimeWindow,
@@ -56,18 +61,21 @@ from tests.running import PATIENCE, restless, script, together
 ROOT = Path(__file__).parents[1]
 BOTH = pytest.mark.parametrize("breaker", [CircuitBreaker, AsyncCircuitBreaker])
 
-# As the design has them: dashboards and alert rules that others have copied depend on each word.
+# As the design has them, and what dashboards need besides: those, and alert rules, that others have copied depend on
+# each word.
 TABLE = {
     "circuit_breaker_state": ("gauge", "circuit_name", "state"),
     "circuit_breaker_state_transition_total": ("counter", "circuit_name", "old_state", "new_state"),
     "circuit_breaker_call_duration_seconds": ("histogram", "circuit_name", "outcome"),
     "circuit_breaker_slow_calls_total": ("counter", "circuit_name"),
     "circuit_breaker_rejected_calls_total": ("counter", "circuit_name", "state"),
+    "circuit_breaker_probes_total": ("counter", "circuit_name", "outcome"),
     "circuit_breaker_fallback_calls_total": ("counter", "circuit_name"),
     "circuit_breaker_would_open_total": ("counter", "circuit_name"),
     "circuit_breaker_state_changed_timestamp_seconds": ("gauge", "circuit_name"),
     "circuit_breaker_failure_rate": ("gauge", "circuit_name"),
     "circuit_breaker_slow_rate": ("gauge", "circuit_name"),
+    "circuit_breaker_limit": ("gauge", "circuit_name", "rule"),
     "circuit_breaker_info": ("gauge", "circuit_name", "tripper", "window", "retry", "permit"),
     "circuit_breaker_listener_failures_total": ("counter", "listener"),
     "circuit_breaker_events_dropped_total": ("counter", "listener"),
@@ -206,6 +214,8 @@ def test_every_row_is_measured(breaker: Any, metrics: Metrics) -> None:
         assert duration["payments", "failure"] == pytest.approx(4.2)
         assert duration["payments", "ignored"] == pytest.approx(0.5)
         assert metrics.value(names.SLOW_CALLS, "payments") == 2
+        probes = {("payments", outcome): float(outcome == "success") for outcome in names.OUTCOMES.values()}
+        assert metrics.series(names.PROBES) == probes
         assert metrics.series(names.REJECTED_CALLS) == {
             ("payments", "open"): 2,
             ("payments", "half_open"): 0,
@@ -225,6 +235,7 @@ def test_every_row_is_measured(breaker: Any, metrics: Metrics) -> None:
         rules = shop.breaker.rules()
         labels = [rules[label] for label in names.CIRCUIT_INFO.labels[1:]]
         assert metrics.series(names.CIRCUIT_INFO) == {("payments", *labels): 1}
+        assert metrics.series(names.LIMIT) == {("payments", "failure_streak"): 2}
         assert subscription.active
 
 
@@ -252,6 +263,7 @@ def test_a_new_circuit_has_every_series_with_zero(metrics: Metrics, bus: Bus) ->
     cb = circuit(bus)
     assert metrics.series(names.STATE) == {("payments", state.value): float(state is cb.state) for state in State}
     assert metrics.calls() == dict.fromkeys(["success", "failure", "ignored", "cancelled"], 0)
+    assert metrics.series(names.PROBES) == {("payments", outcome): 0 for outcome in metrics.calls()}
     refusing = ("open", "half_open", "forced_open")
     assert metrics.series(names.REJECTED_CALLS) == {("payments", state): 0 for state in refusing}
     for instrument in (names.SLOW_CALLS, names.FALLBACK_CALLS, names.WOULD_OPEN, names.FAILURE_RATE, names.SLOW_RATE):
@@ -266,7 +278,7 @@ def test_a_new_circuit_has_every_series_with_zero(metrics: Metrics, bus: Bus) ->
     created = [name for name in samples if name.endswith("_created")]
     page = (ROOT / "docs" / "listeners" / "prometheus.md").read_text("utf-8")
     assert f"{len(samples) - len(created)} series a process" in page
-    assert f"{len(created)}\n  `_created` series" in page
+    assert f"`_created` series, {len(created)} of them" in page
 
 
 def test_a_move_that_another_process_decides_is_counted_as_well(metrics: Metrics, bus: Bus) -> None:
@@ -298,6 +310,7 @@ def test_circuits_that_are_there_already_are_shown_when_it_is_attached(
         assert metrics.value(names.FAILURE_RATE, "payments") == pytest.approx(2 / 3)
         assert metrics.calls() == dict.fromkeys(["success", "failure", "ignored", "cancelled"], 0)
         assert [series[3] for series in metrics.series(names.CIRCUIT_INFO)] == ["Never()"]
+        assert metrics.series(names.LIMIT) == {("payments", "failure_streak"): 2}
 
 
 def test_a_listener_of_one_circuit_shows_that_one(metrics: Metrics, bus: Bus) -> None:
@@ -374,6 +387,59 @@ def test_rules_are_replaced_when_they_change(metrics: Metrics, bus: Bus) -> None
     for _ in range(2):
         assert [series[3] for series in metrics.series(names.CIRCUIT_INFO)] == ["Never()"]
         listener.tick()
+
+
+def test_limits_are_replaced_when_they_change(metrics: Metrics, bus: Bus) -> None:
+    """After `configure` there are the limits in force and no other, also where there are none any more."""
+    bus.attach(listener := metrics.listener())
+    cb = circuit(bus, tripper=MinRequests(3) & FailureRate(0.5))
+    assert metrics.series(names.LIMIT) == {("payments", "min_requests"): 3, ("payments", "failure_rate"): 0.5}
+    cb.configure(tripper=MinRequests(3) & (FailureRate(0.25) | AvgLatency(2)))
+    limits = {("payments", "min_requests"): 3, ("payments", "failure_rate"): 0.25, ("payments", "avg_latency"): 2}
+    for _ in range(2):
+        assert metrics.series(names.LIMIT) == limits
+        listener.tick()
+    cb.configure(tripper=lambda metric, state, failures: False)
+    assert metrics.series(names.LIMIT) == {}
+    cb.configure(tripper=SlowRate(0.1))
+    cb.retire()
+    assert metrics.series(names.LIMIT) == {}
+
+
+@BOTH
+def test_probes_count_by_how_they_ended(breaker: Any, metrics: Metrics) -> None:
+    """Each settled probe counts once by its outcome: no call of another state, and none that lost its say."""
+    shop = Circuit(
+        breaker,
+        tripper=(Closed() & FailureStreak(1)) | (HalfOpened() & MinRequests(9) & FailureRate(1)),
+        tracker=~TypeOf(KeyError),
+        permit=permits.All(),
+        retry=Cooldown(60),
+        max_half_open_calls=2,
+        half_open_timeout=30.0,
+    )
+    with shop.bus.attach(metrics.listener()):
+        late = shop.acquire()
+        shop.fail()
+        shop.refused()
+        shop.clock.advance(60)
+        held = shop.acquire()
+        assert shop.state == "half_open"
+        late.success()
+        shop.fail(KeyError("ignored"))
+        shop.acquire().cancel()
+        shop.succeed()
+        shop.succeed()
+        shop.fail()
+        assert shop.state == "half_open"
+        shop.clock.advance(30)
+        held.success()
+        found = {outcome: value for (_, outcome), value in metrics.series(names.PROBES).items()}
+        assert found == {"success": 2, "failure": 1, "ignored": 1, "cancelled": 1}
+        shop.succeed()
+        assert shop.state == "closed"
+        shop.succeed()
+        assert metrics.value(names.PROBES, "payments", "success") == 3
 
 
 def test_a_late_look_does_not_undo_a_change(metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,16 +536,18 @@ def test_listeners_on_two_registries_count_each_for_itself(bus: Bus) -> None:
 
 
 def test_circuits_of_one_name_share_their_series(metrics: Metrics) -> None:
-    """Counters add up, a state is 1 if one of them is in it, and the series go with the last, on whatever bus it is."""
+    """Counters add up, a state is 1 if one is in it, limits are the lowest; all go with the last, on whatever bus."""
     buses = Bus(), Bus()
     listener = metrics.listener()
     subscriptions = [bus.attach(listener) for bus in buses]
-    one, two = circuit(buses[0], retry=Never()), circuit(buses[0], retry=Cooldown(5))
+    two = circuit(buses[0], tripper=Closed() & (FailureStreak(3) | SlowRate(0.5)), retry=Cooldown(5))
+    one = circuit(buses[0], retry=Never())
     three = circuit(buses[1], retry=Never())
     for cb in (one, two, three):
         cb.call(int)
     assert metrics.calls()["success"] == 3
     assert len(metrics.series(names.CIRCUIT_INFO)) == 2
+    assert metrics.series(names.LIMIT) == {("payments", "failure_streak"): 1, ("payments", "slow_rate"): 0.5}
     try_to(one.call, fail)
     assert sorted(metrics.state()) == ["closed", "open"]
     assert metrics.value(names.FAILURE_RATE, "payments") == 0.5
@@ -487,6 +555,7 @@ def test_circuits_of_one_name_share_their_series(metrics: Metrics) -> None:
     assert metrics.state() == ["closed"]
     assert metrics.value(names.FAILURE_RATE, "payments") == 0.0
     two.retire()
+    assert metrics.series(names.LIMIT) == {("payments", "failure_streak"): 1}
     assert len(metrics.series(names.CIRCUIT_INFO)) == 1
     assert metrics.calls()["success"] == 3
     three.retire()

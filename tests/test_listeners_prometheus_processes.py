@@ -33,7 +33,7 @@ warnings.simplefilter("error")
 # The parent of the workers that fork runs a listener's thread, and says so.
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 import threading
-from fluxgate import Bus, CallNotPermittedError, CircuitBreaker, Closed, Cooldown, FailureStreak, Never
+from fluxgate import Bus, CallNotPermittedError, CircuitBreaker, Closed, Cooldown, FailureStreak, Never, SlowRate
 from fluxgate.listeners.prometheus import PrometheusListener
 
 bus = Bus()
@@ -67,7 +67,9 @@ def obey(word, *args):
     elif word == "tick":
         listener.tick()
     elif word == "configure":
-        circuit(args[0]).configure(retry=Cooldown(5))
+        circuit(args[0]).configure(retry=Cooldown(5), tripper=SlowRate(0.5))
+    elif word == "stricter":
+        circuit(args[0]).configure(tripper=SlowRate(0.25))
     elif word == "retire":
         circuits.pop(args[0]).retire()
     elif word == "traced":
@@ -230,7 +232,7 @@ def test_a_retired_circuit_is_in_no_state(workers: Workers) -> None:
     assert workers.states("payments") == {"open"}, "in the other worker"
     two.do("retire", "payments")
     assert workers.states("payments") == set()
-    for instrument in (names.STATE_CHANGED, names.CIRCUIT_INFO, names.FAILURE_RATE):
+    for instrument in (names.STATE_CHANGED, names.CIRCUIT_INFO, names.FAILURE_RATE, names.LIMIT):
         assert not [labels for labels in workers.series(instrument) if labels[0] == "payments"]
     assert workers.calls["payments", "failure"] == 4
     assert workers.states("stock") == {"closed"}
@@ -241,11 +243,25 @@ def test_a_retired_circuit_is_in_no_state(workers: Workers) -> None:
 
 
 def test_rules_that_were_replaced_are_0(workers: Workers) -> None:
-    """Of a circuit's rules the series with 1 is that of those in force."""
+    """Of a circuit's rules the series with 1 is that of those in force, and a limit that is gone is 0."""
     worker = workers.start()
     worker.do("succeed", "payments", 1)
+    assert workers.series(names.LIMIT) == {("payments", "failure_streak"): 2}
     worker.do("configure", "payments")
     assert [labels[3] for labels in workers.series(names.CIRCUIT_INFO)] == ["Cooldown(5)"]
+    assert workers.series(names.LIMIT) == {("payments", "slow_rate"): 0.5}
+
+
+def test_a_limit_is_that_of_the_workers_that_have_the_circuit(workers: Workers) -> None:
+    """A worker whose circuit is gone does not lower the others' limit, and of different ones the greatest shows."""
+    one, two, three = workers.start(), workers.start(), workers.start()
+    for worker in (one, two, three):
+        worker.do("succeed", "payments", 1)
+    one.do("configure", "payments")
+    two.do("retire", "payments")
+    assert workers.series(names.LIMIT) == {("payments", "failure_streak"): 2, ("payments", "slow_rate"): 0.5}
+    three.do("stricter", "payments")
+    assert workers.series(names.LIMIT)["payments", "slow_rate"] == 0.5
 
 
 @pytest.mark.parametrize("when", ["attached before", "attached after"])
@@ -271,6 +287,7 @@ def test_forked_workers_add_up(when: str, workers: Workers) -> None:
     assert workers.calls == {("payments", "success"): before + 21, ("payments", "failure"): 2}
     assert workers.states("payments") == {"closed", "open"}
     assert workers.series(names.TRANSITIONS) == {("payments", "closed", "open"): 1}
+    assert workers.series(names.LIMIT) == {("payments", "failure_streak"): 2}
 
 
 def test_a_sampled_call_is_measured_without_its_exemplar(workers: Workers) -> None:

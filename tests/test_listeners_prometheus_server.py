@@ -27,7 +27,9 @@ from fluxgate import (
     CircuitBreaker,
     Closed,
     Cooldown,
+    FailureRate,
     FailureStreak,
+    MinRequests,
     TypeOf,
     permits,
 )
@@ -78,7 +80,7 @@ class Shop:
 
     def rules(self) -> dict[str, Any]:
         return {
-            "tripper": Closed() & FailureStreak(2),
+            "tripper": Closed() & (FailureStreak(2) | (MinRequests(50) & FailureRate(0.5))),
             "tracker": ~TypeOf(KeyError),
             "retry": Cooldown(10),
             "permit": permits.All(),
@@ -193,6 +195,12 @@ def test_prometheus_reads_back_what_the_engine_counted(shop: Shop, tmp_path: Pat
         rejected = count(CallRejected, lambda event: (event.state,))
         assert figures(names.REJECTED_CALLS.series, "circuit_name", "state") == rejected
         assert figures(names.FALLBACK_CALLS.series, "circuit_name") == count(FallbackUsed, lambda event: ())
+        ended = count(CallEnded, lambda event: (names.OUTCOMES[type(event)], f"{event.state} {event.stale}"))
+        probes = {(name, outcome): value for (name, outcome, when), value in ended.items() if when == "half_open False"}
+        assert figures(names.PROBES.series, "circuit_name", "outcome") == probes
+        assert probes
+        limits = {(label[cb.name], rule): limit for cb in shop.circuits for rule, limit in cb.limits().items()}
+        assert figures(names.LIMIT.series, "circuit_name", "rule") == limits
         slow = {(label[cb.name],): 1.0 for cb in shop.circuits if isinstance(cb, CircuitBreaker)}
         assert figures(names.SLOW_CALLS.series, "circuit_name") == slow
         states = {(label[cb.name], cb.state.value): 1.0 for cb in shop.circuits}

@@ -800,6 +800,18 @@ def test_a_breaker_says_its_rules_in_words(make: Make) -> None:
     assert circuit.breaker.rules() == words | {"retry": "Cooldown(5)"}
 
 
+@both
+def test_a_breaker_says_its_limits_as_figures(make: Make) -> None:
+    """`limits()` is what `CircuitCreated` told, and what `configure` changed since."""
+    circuit = make(tripper=Closed() & FailureStreak(3))
+    (created,) = circuit.seen(CircuitCreated)
+    assert circuit.breaker.limits() == created.limits == {"failure_streak": 3.0}
+    circuit.steer("configure", retry=Cooldown(5))
+    assert circuit.breaker.limits() == {"failure_streak": 3.0}
+    circuit.steer("configure", tripper=FailureStreak(2))
+    assert circuit.breaker.limits() == {"failure_streak": 2.0}
+
+
 # -- what it wants ----------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import assume, given
@@ -186,6 +186,84 @@ def test_a_tree_gathers_what_its_leaves_declare() -> None:
     assert tripper.steady
     assert not (tripper | AvgLatency(1)).steady
     assert not (tripper & many_failures).steady
+
+
+LIMITED: dict[str, Callable[[int], Tripper]] = {
+    "failure_rate": lambda tenths: FailureRate(tenths / 10),
+    "slow_rate": lambda tenths: SlowRate(tenths / 10),
+    "avg_latency": AvgLatency,
+    "failure_streak": FailureStreak,
+    "min_requests": MinRequests,
+}
+
+
+@pytest.mark.parametrize(
+    ("tripper", "limits"),
+    [
+        *((make(4), {kind: 0.4 if "rate" in kind else 4.0}) for kind, make in LIMITED.items()),
+        (DEFAULT_TRIPPER, {"min_requests": 100, "failure_rate": 0.5}),
+        (Closed() & FailureRate(0.5) & HalfOpened(), {}),
+        (HalfOpened() & FailureRate(0.5), {}),
+        (HalfOpened() | FailureRate(0.5), {"failure_rate": 0.5}),
+        (FailureRate(0.5) | FailureRate(0.25), {"failure_rate": 0.25}),
+        (FailureRate(0.5) & FailureRate(0.25), {"failure_rate": 0.5}),
+        (
+            FailureStreak(3) | (MinRequests(9) & SlowRate(0.5)),
+            {"failure_streak": 3, "min_requests": 9, "slow_rate": 0.5},
+        ),
+        (
+            MinRequests(10) & (FailureRate(0.5) | (MinRequests(20) & FailureRate(0.3))),
+            {"min_requests": 10, "failure_rate": 0.3},
+        ),
+        (SlowRate(0.5, threshold=2), {}),
+        (FailureStreak(3) & many_failures, {"failure_streak": 3}),
+        (FailureStreak(3) | many_failures, {"failure_streak": 3}),
+    ],
+    ids=repr,
+)
+def test_a_tree_tells_the_limits_by_which_it_trips_while_closed(tripper: Tripper, limits: dict[str, float]) -> None:
+    """Of each kind the lowest that can decide, as a float; a `SlowRate` of other calls and rules of users have none."""
+    assert tripper.limits == limits
+    assert {type(limit) for limit in tripper.limits.values()} <= {float}
+
+
+Known: TypeAlias = tuple[Tripper, list[tuple[Tripper, ...]]]
+"""A tree, and each way of meeting it as the leaves that it takes, written out."""
+
+
+def both(left: Known, right: Known) -> Known:
+    return left[0] & right[0], [one + other for one in left[1] for other in right[1]]
+
+
+def either(left: Known, right: Known) -> Known:
+    return left[0] | right[0], left[1] + right[1]
+
+
+LEAVES: st.SearchStrategy[Tripper] = st.one_of(
+    st.builds(lambda kind, limit: LIMITED[kind](limit), st.sampled_from(sorted(LIMITED)), st.integers(1, 9)),
+    st.sampled_from([Closed(), HalfOpened()]),
+)
+TREES: st.SearchStrategy[Known] = st.recursive(
+    LEAVES.map(lambda rule: (rule, [(rule,)])),
+    lambda trees: st.one_of(st.builds(both, trees, trees), st.builds(either, trees, trees)),
+    max_leaves=7,
+)
+
+
+@given(TREES)
+def test_limits_are_those_of_all_ways_written_out(known: Known) -> None:
+    """Within a way to trip the highest limit of a kind decides, among the ways that a closed circuit has the lowest."""
+    tripper, ways = known
+    lowest: dict[str, float] = {}
+    for way in ways:
+        if all(rule.applies(CLOSED) for rule in way):
+            needed: dict[str, float] = {}
+            for rule in way:
+                for kind, limit in rule.limits.items():
+                    needed[kind] = max(limit, needed.get(kind, 0.0))
+            for kind, limit in needed.items():
+                lowest[kind] = min(limit, lowest.get(kind, math.inf))
+    assert tripper.limits == lowest
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,7 @@ class Core(Teller):
             rules = amend(self.machine.rules, stacklevel=4, **parameters)
             self._fold()
             self.machine.configure(rules)
-            self.publish(Reconfigured, wall, changed=tuple(parameters), **rules.words())
+            self.publish(Reconfigured, wall, changed=tuple(parameters), **rules.described())
             self._finish(now, wall)
 
     # -- steering from the bus ------------------------------------------------------------------------------------

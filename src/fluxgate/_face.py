@@ -1,7 +1,7 @@
 """What both breakers have: their construction, and everything that does not wait."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from . import _check
@@ -103,6 +103,19 @@ class Face:
         'Cooldown(60)'
         """
         return self._core.machine.rules.words()
+
+    def limits(self) -> Mapping[str, float]:
+        """The limits by which the tripper trips while the circuit is closed, as `CircuitCreated` tells them.
+
+        Of each kind of rule the lowest: `failure_rate` and `slow_rate` as ratios 0–1, `avg_latency` in seconds,
+        `failure_streak` and `min_requests` in calls. What the tripper does not limit is absent; so are a rule of the
+        user's, and a `SlowRate` with a threshold of its own.
+
+        >>> from fluxgate import CircuitBreaker
+        >>> dict(CircuitBreaker("payments").limits())
+        {'min_requests': 100.0, 'failure_rate': 0.5}
+        """
+        return self._core.machine.rules.tripper.limits
 
     def attach(
         self,

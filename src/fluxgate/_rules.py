@@ -45,6 +45,10 @@ class Rules(Record):
         """The rules as their reprs give them, for events and metrics."""
         return {name: in_words(getattr(self, name)) for name in ("window", "tracker", "tripper", "retry", "permit")}
 
+    def described(self) -> dict[str, Any]:
+        """What events tell of them: their words, and the limits as figures."""
+        return {**self.words(), "limits": self.tripper.limits}
+
 
 class Changes(TypedDict, total=False):
     """What `configure` can change."""

@@ -197,7 +197,7 @@ class Teller:
     def created(self) -> None:
         """Tell that the circuit exists."""
         if CircuitCreated in self.routes:
-            self.tell(CircuitCreated, **self.machine.rules.words())
+            self.tell(CircuitCreated, **self.machine.rules.described())
         self.deliver_soon()
 
     def retire(self) -> None:

@@ -5,10 +5,11 @@ published events, and the state of the circuit at that moment (after the move, f
 Durations and waits are seconds, rates are ratios from 0 to 1.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from ._check import got
+from ._limits import Limits
 from ._record import Record
 from .metric import Metric, Verdict
 from .state import State, Trigger
@@ -207,13 +208,20 @@ class WouldOpen(Event):
 
 
 class _Described(Event):
-    __slots__ = ("window", "tracker", "tripper", "retry", "permit")
+    __slots__ = ("window", "tracker", "tripper", "retry", "permit", "limits")
 
     window: str
     tracker: str
     tripper: str
     retry: str
     permit: str
+    limits: Mapping[str, float]
+    """The lowest limit of each kind by which the tripper trips while the circuit is closed: see `Tripper.limits`."""
+
+    def __init__(self, **values: Any) -> None:
+        if isinstance(limits := values.get("limits"), Mapping):
+            values["limits"] = Limits(cast(Mapping[str, float], limits))  # one that cannot be changed
+        super().__init__(**values)
 
 
 class CircuitCreated(_Described):
@@ -301,6 +309,8 @@ def concrete(kinds: Iterable[type[Event]]) -> frozenset[type[Event]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, (Metric, Verdict, LastError)):
         return value.to_dict()
+    if isinstance(value, Limits):
+        return dict(value)
     if isinstance(value, tuple):
         return list(map(_plain, value))  # pyright: ignore[reportUnknownArgumentType]
     return str(value) if isinstance(value, (State, Trigger)) else value

@@ -1,21 +1,23 @@
 """Trippers decide whether the circuit trips.
 
 A tripper is a tree: rules joined by ``&`` and ``|``. Besides the plain question (is it met?) the engine asks
-the tree four things about its structure, so that evidence and recovery follow from the rules themselves:
+the tree five things about its structure, so that evidence and recovery follow from the rules themselves:
 
 applies(state)      whether some branch concerns that state (`Closed` and `HalfOpened` say so)
 evidenced(...)      whether every branch that applies has seen the calls that it needs
 bars                the call counts at which a plain success can turn the answer
 steady              whether apart from those bars a plain success (neither failed nor slow) can only lower it
+limits              the figures by which it trips while the circuit is closed
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, final
 
 from . import _check
+from ._limits import NO_LIMITS, Limits
 from ._text import in_words
 from .metric import Metric, Verdict
-from .state import State
+from .state import CLOSED, State
 
 
 class TripperLike(Protocol):
@@ -34,6 +36,19 @@ class Tripper:
     steady: bool = False
     thresholds: frozenset[float] = frozenset()
     """The slow thresholds (seconds) that it reads from `Metric.slow_counts`."""
+
+    @property
+    def limits(self) -> Limits:
+        """The lowest limit of each kind by which it trips while the circuit is closed; a rule of the user's has none.
+
+        `failure_rate` and `slow_rate` are ratios 0–1, `avg_latency` is seconds, `failure_streak` and `min_requests`
+        are calls. What is joined by ``&`` has the highest of its parts; branches for `HalfOpened` alone do not count,
+        nor does a `SlowRate` with a threshold of its own, which is not the circuit's slow rate.
+
+        >>> dict(DEFAULT_TRIPPER.limits)
+        {'min_requests': 100.0, 'failure_rate': 0.5}
+        """
+        return NO_LIMITS
 
     def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
         """Whether the rule is met by the window's sums."""
@@ -112,8 +127,19 @@ class HalfOpened(_InState):
     state = State.HALF_OPEN
 
 
+class _Limited(Tripper):
+    """A rule with a figure to reach."""
+
+    kind: str
+    limit: float
+
+    @property
+    def limits(self) -> Limits:
+        return Limits({self.kind: self.limit})
+
+
 @final
-class MinRequests(Tripper):
+class MinRequests(_Limited):
     """The bar of evidence: true once `n` calls are in the window.
 
     Below it its branch neither trips nor declares recovery. In a half-open circuit older than
@@ -123,10 +149,11 @@ class MinRequests(Tripper):
         TypeError, ValueError: `n` is not a whole number of at least 1.
     """
 
+    kind = "min_requests"
     steady = True
 
     def __init__(self, n: int) -> None:
-        self.n = _check.whole(n, "MinRequests(n)")
+        self.n = self.limit = _check.whole(n, "MinRequests(n)")
         self.bars = (self.n,)
 
     def least(self, state: State) -> int:
@@ -151,7 +178,7 @@ class MinRequests(Tripper):
 
 
 @final
-class FailureRate(Tripper):
+class FailureRate(_Limited):
     """True once failures per call reach `ratio`.
 
     Raises:
@@ -162,10 +189,11 @@ class FailureRate(Tripper):
     'failure rate 62.0 % (limit 50.0 %, 62 of 100 calls)'
     """
 
+    kind = "failure_rate"
     steady = True
 
     def __init__(self, ratio: float) -> None:
-        self.ratio = _check.number(ratio, "FailureRate(ratio)", above=0, at_most=1)
+        self.ratio = self.limit = _check.number(ratio, "FailureRate(ratio)", above=0, at_most=1)
 
     def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
         rate = metric.failure_rate
@@ -181,7 +209,7 @@ class FailureRate(Tripper):
 
 
 @final
-class SlowRate(Tripper):
+class SlowRate(_Limited):
     """True once slow calls per call reach `ratio`.
 
     Slow is a call that reached the circuit's `slow_threshold`, or `threshold` seconds where given. A threshold
@@ -191,13 +219,19 @@ class SlowRate(Tripper):
         TypeError, ValueError: `ratio` is not a number above 0 and at most 1, or `threshold` not one above 0.
     """
 
+    kind = "slow_rate"
     steady = True
 
     def __init__(self, ratio: float, threshold: float | None = None) -> None:
-        self.ratio = _check.number(ratio, "SlowRate(ratio)", above=0, at_most=1)
+        self.ratio = self.limit = _check.number(ratio, "SlowRate(ratio)", above=0, at_most=1)
         self.threshold = None if threshold is None else _check.number(threshold, "SlowRate(threshold=)", above=0)
         if self.threshold is not None:
             self.thresholds = frozenset((self.threshold,))
+
+    @property
+    def limits(self) -> Limits:
+        # a threshold of its own makes it a share of other calls than those that the circuit calls slow
+        return super().limits if self.threshold is None else NO_LIMITS
 
     def _count(self, metric: Metric) -> int:
         return metric.slow_count if self.threshold is None else metric.slow_counts.get(self.threshold, 0)
@@ -218,15 +252,17 @@ class SlowRate(Tripper):
 
 
 @final
-class AvgLatency(Tripper):
+class AvgLatency(_Limited):
     """True once the mean duration in the window reaches `seconds`.
 
     Raises:
         TypeError, ValueError: `seconds` is not a number above 0.
     """
 
+    kind = "avg_latency"
+
     def __init__(self, seconds: float) -> None:
-        self.seconds = _check.number(seconds, "AvgLatency(seconds)", above=0)
+        self.seconds = self.limit = _check.number(seconds, "AvgLatency(seconds)", above=0)
 
     def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
         mean = metric.avg_duration
@@ -243,17 +279,18 @@ class AvgLatency(Tripper):
 
 
 @final
-class FailureStreak(Tripper):
+class FailureStreak(_Limited):
     """True once `n` calls in a row have failed; ignored and cancelled calls neither add nor break.
 
     Raises:
         TypeError, ValueError: `n` is not a whole number of at least 1.
     """
 
+    kind = "failure_streak"
     steady = True
 
     def __init__(self, n: int) -> None:
-        self.n = _check.whole(n, "FailureStreak(n)")
+        self.n = self.limit = _check.whole(n, "FailureStreak(n)")
 
     def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
         return consecutive_failures >= self.n
@@ -288,6 +325,7 @@ class _Joined(Tripper):
     word: str
     parts: tuple[Tripper, ...]
     decide: Callable[[Iterable[object]], bool]
+    add_up: Callable[[Iterable[Limits]], Limits]
 
     def __init__(self, parts: tuple[Tripper, ...]) -> None:
         # a & b & c is one list of three, so that verdicts read as one sentence
@@ -295,6 +333,11 @@ class _Joined(Tripper):
         self.bars = tuple(sorted({bar for part in parts for bar in part.bars}))
         self.steady = all(part.steady for part in parts)
         self.thresholds = frozenset().union(*(part.thresholds for part in parts))
+
+    @property
+    def limits(self) -> Limits:
+        telling = [part for part in self.parts if part.applies(CLOSED)] if self.applies(CLOSED) else ()
+        return self.add_up(part.limits for part in telling)
 
     def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
         return self.decide(part(metric, state, consecutive_failures) for part in self.parts)
@@ -325,6 +368,7 @@ class _AllOf(_Joined):
     symbol = "&"
     word = "and"
     decide = staticmethod(all)
+    add_up = Limits.all_of
 
     def least(self, state: State) -> int:
         return max(part.least(state) for part in self.parts)
@@ -335,6 +379,7 @@ class _AnyOf(_Joined):
     symbol = "|"
     word = "or"
     decide = staticmethod(any)
+    add_up = Limits.any_of
 
     def trips(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> bool:
         fault: Exception | None = None
