@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fluxgate import (
     AvgLatency,
+    CircuitBreaker,
     Closed,
     FailureRate,
     FailureStreak,
@@ -215,6 +216,7 @@ LIMITED: dict[str, Callable[[int], Tripper]] = {
             MinRequests(10) & (FailureRate(0.5) | (MinRequests(20) & FailureRate(0.3))),
             {"min_requests": 10, "failure_rate": 0.3},
         ),
+        (((HalfOpened() & MinRequests(3)) | FailureRate(0.9)) & FailureRate(0.5), {"failure_rate": 0.9}),
         (SlowRate(0.5, threshold=2), {}),
         (FailureStreak(3) & many_failures, {"failure_streak": 3}),
         (FailureStreak(3) | many_failures, {"failure_streak": 3}),
@@ -225,6 +227,19 @@ def test_a_tree_tells_the_limits_by_which_it_trips_while_closed(tripper: Tripper
     """Of each kind the lowest that can decide, as a float; a `SlowRate` of other calls and rules of users have none."""
     assert tripper.limits == limits
     assert {type(limit) for limit in tripper.limits.values()} <= {float}
+
+
+def test_a_rule_of_the_users_may_mean_something_else_by_limits() -> None:
+    """What is no set of limits is none, alone or in a tree."""
+
+    class Budget(Tripper):
+        limits = "two a day"  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+        def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
+            return False
+
+    assert (Budget() | FailureStreak(2)).limits == {"failure_streak": 2}
+    assert CircuitBreaker("payments", tripper=Budget()).limits() == {}
 
 
 Known: TypeAlias = tuple[Tripper, list[tuple[Tripper, ...]]]

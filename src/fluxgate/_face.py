@@ -8,6 +8,7 @@ from . import _check
 from ._clock import Clock, as_clock
 from ._core import NO_VALUE, CircuitBreakerInfo, Core
 from ._functions import kind_of
+from ._limits import limits_of
 from ._machine import Stamp
 from ._rules import DEFAULT_RULES, amend, given
 from ._subscription import Delivery, Listener, Subscription
@@ -115,7 +116,7 @@ class Face:
         >>> dict(CircuitBreaker("payments").limits())
         {'min_requests': 100.0, 'failure_rate': 0.5}
         """
-        return self._core.machine.rules.tripper.limits
+        return limits_of(self._core.machine.rules.tripper)
 
     def attach(
         self,

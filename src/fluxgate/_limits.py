@@ -67,3 +67,9 @@ class Limits(Mapping[str, float]):
 
 
 NO_LIMITS = Limits({})
+
+
+def limits_of(rule: Any) -> Limits:
+    """The limits of a rule; none where a rule of the user's means something else by the word."""
+    limits = rule.limits
+    return limits if isinstance(limits, Limits) else NO_LIMITS

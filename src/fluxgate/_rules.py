@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 from . import _check
+from ._limits import limits_of
 from ._record import Record
 from ._text import in_words
 from .permits import Permit, PermitLike, Random, as_permit
@@ -47,7 +48,7 @@ class Rules(Record):
 
     def described(self) -> dict[str, Any]:
         """What events tell of them: their words, and the limits as figures."""
-        return {**self.words(), "limits": self.tripper.limits}
+        return {**self.words(), "limits": limits_of(self.tripper)}
 
 
 class Changes(TypedDict, total=False):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, final
 
 from . import _check
-from ._limits import NO_LIMITS, Limits
+from ._limits import NO_LIMITS, Limits, limits_of
 from ._text import in_words
 from .metric import Metric, Verdict
 from .state import CLOSED, State
@@ -337,7 +337,7 @@ class _Joined(Tripper):
     @property
     def limits(self) -> Limits:
         telling = [part for part in self.parts if part.applies(CLOSED)] if self.applies(CLOSED) else ()
-        return self.add_up(part.limits for part in telling)
+        return self.add_up(map(limits_of, telling))
 
     def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
         return self.decide(part(metric, state, consecutive_failures) for part in self.parts)
