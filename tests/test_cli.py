@@ -55,7 +55,8 @@ def test_help_lists_the_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "words"), [("demo", ["--duration", "--json", "--log"]), ("listeners", ["entry-point"])]
+    ("command", "words"),
+    [("demo", ["--duration", "--json", "--log"]), ("listeners", ["entry-point"]), ("dashboards", ["export"])],
 )
 def test_each_command_has_help(command: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """`fluxgate COMMAND --help` explains the command and its options."""

@@ -99,7 +99,7 @@ def only(folder: Path, pattern: str) -> Path:
 def test_installed_package_imports_outside_of_the_checkout(
     kind: str, dist: Path, checkout: Path, offline: dict[str, str], tmp_path: Path
 ) -> None:
-    """Each kind of install gives all three packages, the entry points, the types and the command."""
+    """Each kind of install gives the packages, the entry points, the types, the command and the dashboards."""
     sources: dict[str, list[str | Path]] = {
         "wheel": [only(dist, "*.whl")],
         "sdist": [only(dist, "*.tar.gz")],
@@ -120,6 +120,14 @@ def test_installed_package_imports_outside_of_the_checkout(
     assert seen["typed"]
     assert "fluxgate" in run(home / "bin" / "fluxgate", "--help", cwd=tmp_path)
     assert "fluxgate" in run(python, "-m", "fluxgate", "--help", cwd=tmp_path)
+
+    run(home / "bin" / "fluxgate", "dashboards", "export", "exported", cwd=tmp_path)
+    exported = {
+        path.relative_to(tmp_path / "exported") for path in (tmp_path / "exported").rglob("*") if path.is_file()
+    }
+    shipped = checkout / FOLDERS["fluxgate.dashboards"]
+    patterns = DATA["fluxgate.dashboards"]
+    assert exported == {path.relative_to(shipped) for pattern in patterns for path in shipped.glob(pattern)}
 
 
 def test_every_folder_with_modules_is_a_declared_package() -> None:

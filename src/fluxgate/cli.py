@@ -1,6 +1,7 @@
 """The command `fluxgate`. What a subcommand needs is imported when it runs, so that help needs nothing."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,24 @@ def _parser() -> argparse.ArgumentParser:
         description="List the listeners published under the entry-point group 'fluxgate.listeners'.",
     )
     listeners.set_defaults(run=_listeners)
+
+    dashboards = commands.add_parser(
+        "dashboards",
+        help="Grafana dashboards, Prometheus rules and runbooks, as files",
+        description="What operators need beside the metrics: dashboards, rules, runbooks, and what starts them.",
+    )
+    actions = dashboards.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    export = actions.add_parser(
+        "export",
+        help="write them into a folder",
+        description=(
+            "Write the dashboards, the rules, the runbooks, and a compose.yaml that starts Prometheus, Alertmanager "
+            "and Grafana with all of them, into a folder."
+        ),
+    )
+    export.add_argument("folder", type=Path, metavar="DIR", help="is made if need be, and must be empty")
+    export.add_argument("--force", action="store_true", help="replace files of the same names, leave others alone")
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -133,9 +152,7 @@ def _base_url(text: str) -> str:
 def _demo(arguments: argparse.Namespace) -> int:
     from .demo import run
 
-    reconfigure: Any = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace")  # a terminal without → shows the rest all the same
+    _print_what_can_be()
     try:
         return run(
             arguments.duration,
@@ -150,6 +167,13 @@ def _demo(arguments: argparse.Namespace) -> int:
         return 1
 
 
+def _print_what_can_be() -> None:
+    """A terminal without → shows the rest all the same."""
+    reconfigure: Any = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
+
+
 def _listeners(_: argparse.Namespace) -> int:
     from ._plugins import entry_points
 
@@ -159,6 +183,23 @@ def _listeners(_: argparse.Namespace) -> int:
         print(f"{name:<{width}}  {_condition(point)}")
     if not points:
         print("no listener is installed")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from ._export import FolderInUseError, export
+
+    _print_what_can_be()
+    try:
+        written = export(arguments.folder, force=arguments.force)
+    except (FolderInUseError, OSError) as error:
+        print(f"fluxgate: {error}", file=sys.stderr)
+        return 1
+    for path in written:
+        print(path)
+    compose = shlex.quote(str(arguments.folder / "compose.yaml"))
+    print(f"\nnext: docker compose -f {compose} up   and open http://127.0.0.1:3000")
+    print(f"or import {arguments.folder / 'grafana'}/*.json into a Grafana that you have")
     return 0
 
 

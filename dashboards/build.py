@@ -1,0 +1,83 @@
+"""Builds the dashboards from the listeners' catalogue of names: ``python -m fluxgate.dashboards.build FOLDER``.
+
+What they are called, what they show and what they ask comes from here; the JSON beside it is what is built, and a test
+compares the two. Needs Grafana's own library, which the extra ``dev`` brings; whoever uses the dashboards needs it not.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+from fluxgate.errors import MissingExtraError, import_extra
+
+FILES: Final = {"fleet.json": "_fleet", "circuit.json": "_circuit", "logs.json": "_logs"}
+"""The files, and the module that builds each."""
+
+
+def build() -> dict[str, str]:
+    """Each file's name and its text.
+
+    Raises:
+        MissingExtraError: grafana-foundation-sdk is not installed.
+    """
+    for part in ("builders", "models", "cog"):
+        import_extra(
+            f"grafana_foundation_sdk.{part}",
+            wanted_by="the build of the dashboards",
+            package="grafana-foundation-sdk",
+            extra="dev",
+        )
+    with warnings.catch_warnings():
+        # The library would rather have the newer schema, which Grafana 11 can neither import nor provision.
+        warnings.filterwarnings("ignore", "Prefer using dashboardv2", DeprecationWarning)
+        from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+        from . import _circuit, _fleet, _logs
+
+    modules = {"_fleet": _fleet, "_circuit": _circuit, "_logs": _logs}
+    built = {file: json.loads(JSONEncoder().encode(modules[name].build())) for file, name in FILES.items()}
+    return {file: _text(_tidy(each)) for file, each in built.items()}
+
+
+def _text(dashboard: dict[str, Any]) -> str:
+    return json.dumps(dashboard, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+_DATA_LINK: Final = {"title", "url", "targetBlank"}
+
+
+def _tidy(dashboard: dict[str, Any]) -> dict[str, Any]:
+    """Mend what the library does to links and annotations: it puts each into a menu that newer Grafanas keep closed.
+
+    And it gives data links all that the links of a dashboard have.
+    """
+    for shown in (*dashboard["links"], *dashboard["annotations"]["list"]):
+        shown.pop("placement", None)
+    for panel in dashboard["panels"]:
+        defaults = panel.get("fieldConfig", {}).get("defaults", {})
+        if "links" in defaults:
+            defaults["links"] = [{key: each[key] for key in each.keys() & _DATA_LINK} for each in defaults["links"]]
+    return dashboard
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files into a folder; what it returns is the exit code."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print("usage: python -m fluxgate.dashboards.build FOLDER (which must exist)", file=sys.stderr)
+        return 2
+    try:
+        built = build()
+    except MissingExtraError as error:
+        print(f"fluxgate: {error}", file=sys.stderr)
+        return 1
+    for name, text in built.items():
+        path = Path(arguments[0], name)
+        path.write_text(text, "utf-8")
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
