@@ -397,7 +397,13 @@ ALERTS: Final = (
     LISTENER_FAILING,
     EVENTS_LOST,
 )
-"""Every alert."""
+"""Every alert that a process can tell of itself."""
+
+FLEET_WIDE_OUTAGE: Final = _alert("FleetWideOutage", "critical")
+"""Many circuits of many are open at once, which only Prometheus sees."""
+
+PROMETHEUS_ALERTS: Final = (*ALERTS, FLEET_WIDE_OUTAGE)
+"""Every alert of the Prometheus rules."""
 
 ALERT_FIRING: Final = "alert_firing"
 ALERT_RESOLVED: Final = "alert_resolved"

@@ -445,7 +445,7 @@ def test_the_queries_of_the_runbooks_are_promql(tmp_path: Path) -> None:
         (series,) = re.findall(r"circuit_breaker_\w+", query)
         (instrument,) = (each for each in names.INSTRUMENTS if series.removesuffix("_bucket") == each.series)
         labels = re.findall(r"\{(\w+)=", query) + re.findall(r"\w+", "".join(re.findall(r"by \(([^)]*)\)", query)))
-        assert set(labels) <= {*instrument.labels, "le", "instance"}, query
+        assert set(labels) <= {*instrument.labels, "le", "job", "instance"}, query
 
 
 # -- a slow sink ------------------------------------------------------------------------------------------------------
