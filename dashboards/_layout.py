@@ -48,14 +48,11 @@ OF_ROW: Final = "__data.fields.Circuit"
 """The circuit of the row that was clicked, by the title of its column."""
 
 
-def assemble(
-    uid: str, title: str, description: str, rows: Sequence[Row], *, logs: bool = False, since: str = "now-3h"
-) -> model.Dashboard:
+def assemble(uid: str, title: str, description: str, rows: Sequence[Row], *, logs: bool = False) -> model.Dashboard:
     """A dashboard of rows of panels, each row filled from the left.
 
     Args:
         logs: Whether it asks Loki and Tempo as well.
-        since: Where its time range begins.
     """
     builder = (
         dashboard.Dashboard(f"Fluxgate / {title}")
@@ -64,7 +61,7 @@ def assemble(
         .tags([TAG])
         .readonly()
         .timezone("browser")
-        .time(since, "now")
+        .time("now-3h", "now")
         .refresh("30s")
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .link(

@@ -1,7 +1,7 @@
 """Builds the dashboards from the listeners' catalogue of names: ``python -m fluxgate.dashboards.build FOLDER``.
 
 What they are called, what they show and what they ask comes from here; the JSON beside it is what is built, and a test
-compares the two. Needs Grafana's own library, which the extra ``dev`` brings; whoever uses the dashboards needs it not.
+compares the two. Needs Grafana's own library, which the extra ``dev`` brings; to use the dashboards it is not needed.
 """
 
 import json
@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from fluxgate.errors import MissingExtraError, import_extra
-
-FILES: Final = {"fleet.json": "_fleet", "circuit.json": "_circuit", "logs.json": "_logs"}
-"""The files, and the module that builds each."""
 
 
 def build() -> dict[str, str]:
@@ -36,9 +33,8 @@ def build() -> dict[str, str]:
 
         from . import _circuit, _fleet, _logs
 
-    modules = {"_fleet": _fleet, "_circuit": _circuit, "_logs": _logs}
-    built = {file: json.loads(JSONEncoder().encode(modules[name].build())) for file, name in FILES.items()}
-    return {file: _text(_tidy(each)) for file, each in built.items()}
+    built = {"fleet.json": _fleet.build(), "circuit.json": _circuit.build(), "logs.json": _logs.build()}
+    return {file: _text(_tidy(json.loads(JSONEncoder().encode(each)))) for file, each in built.items()}
 
 
 def _text(dashboard: dict[str, Any]) -> str:
@@ -49,9 +45,9 @@ _DATA_LINK: Final = {"title", "url", "targetBlank"}
 
 
 def _tidy(dashboard: dict[str, Any]) -> dict[str, Any]:
-    """Mend what the library does to links and annotations: it puts each into a menu that newer Grafanas keep closed.
+    """Mend what the library makes of links and annotations.
 
-    And it gives data links all that the links of a dashboard have.
+    It puts each into a menu that newer Grafanas keep closed, and has one type for the links of dashboards and of data.
     """
     for shown in (*dashboard["links"], *dashboard["annotations"]["list"]):
         shown.pop("placement", None)
