@@ -67,11 +67,10 @@ def build() -> model.Dashboard:
 
 
 def _alerts() -> str:
-    """One series for each alert that fires. Rules leave out the instance, and have a circuit where it is about one."""
-    wanted = [one_of("alertname", [alert.name for alert in names.ALERTS]), equals("alertstate", "firing")]
-    circuits = one_of("circuit_name", ["$circuit", ""])
-    chosen = ", ".join(['job=~"$job"', circuits, *wanted])
-    return f"max by (alertname, severity, circuit_name, listener) (ALERTS{{{chosen}}})"
+    """One series for each alert that fires. Rules leave out the instance, and what an alert is not about."""
+    chosen = [one_of("job", ["$job", ""]), one_of("circuit_name", ["$circuit", ""])]
+    wanted = [one_of("alertname", [alert.name for alert in names.PROMETHEUS_ALERTS]), equals("alertstate", "firing")]
+    return f"max by (alertname, severity, circuit_name, listener, job) (ALERTS{{{', '.join([*chosen, *wanted])}}})"
 
 
 def _current() -> Panels:
@@ -140,6 +139,7 @@ def _current() -> Panels:
                 "severity": ("Severity", [("mappings", severity_mappings()), FILLED_CELL]),
                 "circuit_name": ("Circuit", [circuit]),
                 "listener": ("Listener", []),
+                "job": ("Job", []),
             },
             sort="Severity",  # by the alphabet, which happens to begin with the gravest
             descending=False,
@@ -184,8 +184,8 @@ def _history() -> Panels:
         ),
         time_series(
             "Flapping",
-            f"How often each circuit opened and closed by itself within {_MINUTES.removesuffix('m')} minutes, the "
-            f"ten that did most. {names.CIRCUIT_FLAPPING.name} fires from {_FLAPPING.changes} on: no recovery lasts.",
+            f"How often a circuit opened or closed by itself in one instance in {_FLAPPING.within / 60:g} minutes: "
+            f"the ten most. {names.CIRCUIT_FLAPPING.name} fires from {_FLAPPING.changes} on: no recovery lasts.",
             series(f"topk(10, {flaps(_MINUTES)} > 0)", "{{circuit_name}}"),
             unit="none",
             width=8,

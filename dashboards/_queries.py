@@ -114,10 +114,14 @@ def since() -> str:
 
 
 def flaps(within: str) -> str:
-    """How often circuits closed again or opened by themselves; a probe that fails is neither."""
-    opened = increase(names.TRANSITIONS, *_move(State.CLOSED, State.OPEN), within=within)
-    closed = increase(names.TRANSITIONS, *_move(State.HALF_OPEN, State.CLOSED), within=within)
-    return f"{opened} + {closed}"
+    """How often a circuit closed again or opened by itself, in the instance where it did most.
+
+    A probe that fails is neither.
+    """
+    each = (*CIRCUIT, *_SCRAPED)
+    opened = increase(names.TRANSITIONS, *_move(State.CLOSED, State.OPEN), by=each, within=within)
+    closed = increase(names.TRANSITIONS, *_move(State.HALF_OPEN, State.CLOSED), by=each, within=within)
+    return f"max by ({_by(names.TRANSITIONS, CIRCUIT)}) ({opened} + {closed})"
 
 
 def openings(*, within: str = RANGE) -> str:

@@ -191,7 +191,13 @@ def test_links_lead_somewhere(file: str) -> None:
 
 def test_alerts_lead_to_their_runbooks_by_name() -> None:
     """The link of the table of alerts fits all of them."""
-    assert {alert.runbook for alert in names.ALERTS} == {f"{alert.name}.md" for alert in names.ALERTS}
+    asked = next(panel for panel in panels(DASHBOARDS["fleet.json"]) if panel["title"] == "Alerts that are firing")
+    [(_, matchers)] = selectors(asked["targets"][0]["expr"])
+    [alerts] = [matcher for matcher in matchers if matcher.startswith("alertname")]
+    assert alerts == 'alertname=~"' + "|".join(alert.name for alert in names.PROMETHEUS_ALERTS) + '"'
+    for alert in names.PROMETHEUS_ALERTS:
+        assert alert.runbook == f"{alert.name}.md"
+        assert (FOLDER / "runbooks" / alert.runbook).is_file()
 
 
 def test_the_trace_of_a_log_line_opens_in_explore() -> None:
@@ -251,6 +257,21 @@ def test_everything_that_compose_mounts_is_shipped() -> None:
             if flag.startswith("--config.file="):
                 folder, _, file = flag.removeprefix("--config.file=").rpartition("/")
                 assert (inside[folder] / file).is_file(), flag
+
+
+def test_alertmanager_knows_the_alerts() -> None:
+    """Its routes lead to receivers that there are, by severities and alerts of the catalogue."""
+    config = read_yaml(FOLDER / "alertmanager" / "alertmanager.yml")
+    routes = [config["route"], *config["route"]["routes"]]
+    assert {route["receiver"] for route in routes} == {receiver["name"] for receiver in config["receivers"]}
+    matchers = [matcher for route in routes for matcher in route.get("matchers", [])]
+    for rule in config["inhibit_rules"]:
+        matchers += [*rule["source_matchers"], *rule["target_matchers"]]
+    alerts = {alert.name for alert in names.PROMETHEUS_ALERTS}
+    known: dict[str, set[str]] = {"alertname": alerts, "severity": {*names.ALERT_LEVELS}}
+    for matcher in matchers:
+        label, values = re.fullmatch(r'(\w+)=~?"([\w|]+)"', matcher).groups()  # type: ignore[union-attr]
+        assert set(values.split("|")) <= known[label]
 
 
 def test_grafana_is_provisioned_with_what_is_shipped() -> None:
