@@ -24,8 +24,8 @@ from ._panels import (
 )
 from ._queries import (
     combine,
-    equals,
     increase,
+    limit,
     one_of,
     openings,
     quantile,
@@ -153,7 +153,7 @@ def _against_limit(title: str, description: str, instrument: Instrument, rule: s
         title,
         description,
         series(combine("max", instrument), "{{circuit_name}}"),
-        series(combine("min", names.LIMIT, equals("rule", rule)), "limit of {{circuit_name}}"),
+        series(limit(rule), "limit of {{circuit_name}}"),
         unit="percentunit",
         limit_series="/^limit of /",
         top=1,

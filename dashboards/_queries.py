@@ -85,6 +85,11 @@ def combine(how: str, instrument: Instrument, *matchers: str, by: Iterable[str] 
     return f"{how} by ({_by(instrument, by)}) ({select(instrument, *matchers)})"
 
 
+def limit(rule: str) -> str:
+    """The lowest limit of a rule among the instances; in several processes one that is gone is 0."""
+    return f"min by ({_by(names.LIMIT, CIRCUIT)}) ({select(names.LIMIT, equals('rule', rule))} > 0)"
+
+
 def quantile(share: float, instrument: Instrument, *matchers: str) -> str:
     """A quantile of a histogram, instances added up."""
     return f"histogram_quantile({share:g}, {rate(instrument, *matchers, by=(*CIRCUIT, 'le'), part='_bucket')})"
