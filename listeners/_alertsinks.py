@@ -23,6 +23,10 @@ from .structlog import StructlogWriter, is_logger
 Sink = Callable[[Alert], object]
 
 
+_MOST_WAITING = 10_000
+"""As many as wait in a background queue."""
+
+
 class Sinks:
     """Gives alerts to one sink or several, one at a time and in order, whichever threads decide them.
 
@@ -39,6 +43,7 @@ class Sinks:
         """Forget what waits: in a forked child, whose parent tells it."""
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
         self._waiting: deque[tuple[Alert, Context]] = deque()
+        self._lost = 0
         self._telling = False
 
     @property
@@ -49,7 +54,11 @@ class Sinks:
 
     def add(self, alert: Alert) -> None:
         """Something to be told, in the context in which it was decided."""
-        self._waiting.append((alert, copy_context()))
+        with self._lock:
+            if len(self._waiting) >= _MOST_WAITING:  # a sink does not come back: the newest tells how things are
+                self._waiting.popleft()
+                self._lost += 1
+            self._waiting.append((alert, copy_context()))
 
     def tell(self) -> None:
         """Tell what waits; where somebody is at it already, that one goes on with this.
@@ -74,6 +83,9 @@ class Sinks:
         except BaseException:
             self._telling = False
             raise
+        lost, self._lost = self._lost, 0
+        if lost:
+            failed.append(OverflowError(f"{lost} alerts were lost while a sink did not come back"))
         _raise(failed)
 
     def _next(self) -> tuple[Alert, Context] | None:

@@ -30,7 +30,7 @@ from fluxgate.listeners.alerts import (
     RejectingCalls,
 )
 from fluxgate.testing import EventRecorder
-from tests.running import PATIENCE, arrives, script, together
+from tests.running import PATIENCE, Running, arrives, script, together
 from tests.test_listeners_alerts import Shop, broken, fail, lost, open_and_close, refuse, try_to
 
 _numbers = itertools.count()
@@ -504,3 +504,23 @@ def test_a_look_does_not_run_ahead_of_what_waits() -> None:
     shop.listener.tick()
     assert [alert.status for alert in slow.told] == ["firing", "resolved"]
     assert slow.told[-1].reason == "1 failure in a row (limit 1)"
+
+
+def test_what_waits_behind_a_sink_that_does_not_come_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound the oldest alerts go, and how many is told when the sink comes back."""
+    monkeypatch.setattr("fluxgate.listeners._alertsinks._MOST_WAITING", 10)
+    slow = Slow()
+    shop = Shop(CircuitOpen(), sink=slow.__call__)
+    failures = EventRecorder(ListenerFailed)
+    shop.bus.attach(failures)
+    stuck = Running(shop.circuit("first").force_open)
+    assert arrives(slow.inside)
+    circuits = [shop.circuit(f"circuit {number}") for number in range(25)]
+    for cb in circuits:
+        cb.force_open()
+    slow.free.set()
+    assert stuck.done()
+    assert [alert.circuit_name for alert in slow.told] == ["first", *(f"circuit {number}" for number in range(15, 25))]
+    assert [event.error for event in failures.of(ListenerFailed)] == [
+        "15 alerts were lost while a sink did not come back"
+    ]
