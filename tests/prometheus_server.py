@@ -14,20 +14,23 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 PATIENCE = 60.0  # seconds: an idle machine needs less than two
 _LOOK = 0.05
-_LISTENING = re.compile(r'msg="Listening on" address=127\.0\.0\.1:(\d+)')
+_LISTENING = re.compile(r"[Ll]istening on\"? address=127\.0\.0\.1:(\d+)")
 
 
 def program(name: str) -> str:
-    """The path of Debian's `prometheus` or `promtool`; where it is missing the test fails in CI and is skipped else."""
+    """The path of Debian's `prometheus`, `promtool` or `prometheus-alertmanager`.
+
+    Where it is missing the test fails in CI and is skipped else.
+    """
     path = shutil.which(name)
     if path is None:
-        missing = f"needs {name}: apt-get install prometheus"
+        missing = f"needs {name}: apt-get install prometheus prometheus-alertmanager"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
@@ -53,6 +56,14 @@ def until(look: Callable[[], Any], what: str) -> Any:
         time.sleep(_LOOK)
 
 
+class Series(NamedTuple):
+    """One series of a range query."""
+
+    labels: dict[str, str]
+    values: list[tuple[float, float]]
+    """Each with its time."""
+
+
 class PrometheusServer:
     """A running server; `server` below starts one."""
 
@@ -74,6 +85,28 @@ class PrometheusServer:
         data = self.get("query", query=expression)
         assert data["resultType"] == "vector", data
         return [(each["metric"], float(each["value"][1])) for each in data["result"]]
+
+    def query_range(self, expression: str, start: float, end: float, step: float) -> list[Series]:
+        """A range query: each series' labels, and its values by time."""
+        data = self.get("query_range", query=expression, start=start, end=end, step=step)
+        assert data["resultType"] == "matrix", data
+        return [
+            Series(each["metric"], [(float(when), float(value)) for when, value in each["values"]])
+            for each in data["result"]
+        ]
+
+    def query_at(self, expression: str, when: float) -> list[tuple[dict[str, str], float]]:
+        """As `query`, of the past; a scalar is a series without labels."""
+        data = self.get("query", query=expression, time=when)
+        if data["resultType"] == "scalar":
+            return [({}, float(data["result"][1]))]
+        assert data["resultType"] == "vector", data
+        return [(each["metric"], float(each["value"][1])) for each in data["result"]]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """All rules that it evaluates, each with its `health`, and `lastError` where that is bad."""
+        groups: list[dict[str, Any]] = self.get("rules")["groups"]
+        return [rule for group in groups for rule in group["rules"]]
 
     def value(self, expression: str) -> float | None:
         """The value of a query that finds one series, or ``None`` where it finds none."""
@@ -112,13 +145,14 @@ def server(
     interval: str = "500ms",
     rules: Sequence[Path] = (),
     features: Sequence[str] = ("exemplar-storage",),
+    configuration: Mapping[str, Any] | None = None,
 ) -> Iterator[PrometheusServer]:
     """Start a Prometheus that keeps its data in `folder` and scrapes ``{job: ["127.0.0.1:8000"]}``; stop it at the end.
 
-    It is ready, and has scraped every target once, when this begins.
+    It is ready, and has scraped every target once, when this begins. A `configuration` of the test's own is taken
+    as it is, whatever the interval and the rules.
     """
-    prometheus = program("prometheus")
-    configuration = {
+    configuration = configuration or {
         "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
         "storage": {"exemplars": {"max_exemplars": 100_000}},
         "rule_files": [str(path) for path in rules],
@@ -127,29 +161,35 @@ def server(
         ],
     }
     (folder / "prometheus.yml").write_text(json.dumps(configuration), "utf-8")  # JSON is YAML
-    log = folder / "prometheus.log"
     command = [
-        prometheus,
+        program("prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0",
         *([f"--enable-feature={','.join(features)}"] if features else []),
     ]
+    with started(command, folder / "prometheus.log") as port:
+        running = PrometheusServer(port)
+        until(lambda: _is_ready(running), "readiness")
+        if targets:
+            until(lambda: {each["health"] for each in running.targets()} == {"up"}, "healthy target")
+        yield running
+
+
+@contextmanager
+def started(command: Sequence[str], log: Path) -> Iterator[int]:
+    """Run a server that says in its log on which port of loopback it listens: that port."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=log.parent)
     try:
 
         def port() -> str | None:
             said = log.read_text("utf-8", "replace")
-            assert process.poll() is None, f"prometheus has ended\n{said}"
+            assert process.poll() is None, f"{command[0]} has ended\n{said}"
             listening = _LISTENING.search(said)
             return listening[1] if listening else None
 
-        running = PrometheusServer(int(until(port, f"port in {log}")))
-        until(lambda: _is_ready(running), "readiness")
-        if targets:
-            until(lambda: {each["health"] for each in running.targets()} == {"up"}, f"healthy target: {log}")
-        yield running
+        yield int(until(port, f"port in {log}"))
     finally:
         process.terminate()
         try:
@@ -157,6 +197,22 @@ def server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def backfill(folder: Path, history: Path) -> None:
+    """Put a file of OpenMetrics with timestamps where a Prometheus in this folder keeps its data."""
+    _promtool("tsdb", "create-blocks-from", "openmetrics", str(history), str(folder / "data"))
+
+
+def backfill_rules(prometheus: PrometheusServer, folder: Path, rules: Path, start: float, end: float) -> None:
+    """Record rules of the past, as another Prometheus' data has it."""
+    between = [f"--start={start:.0f}", f"--end={end:.0f}", f"--url={prometheus.url}", "--eval-interval=15s"]
+    _promtool("tsdb", "create-blocks-from", "rules", *between, f"--output-dir={folder / 'data'}", str(rules))
+
+
+def _promtool(*arguments: str) -> None:
+    done = subprocess.run([program("promtool"), *arguments], capture_output=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
 
 
 def _is_ready(running: PrometheusServer) -> bool:
