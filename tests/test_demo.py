@@ -190,6 +190,56 @@ def test_it_attaches_what_it_is_asked_to(tmp_path: Path) -> None:
         assert spans[f"circuit_breaker {name}"] == circuit["issued"]
 
 
+def test_a_prometheus_of_its_own_scrapes_it() -> None:
+    """With --prometheus a real one runs with the rules loaded, is named by its URL, and knows what the circuits did."""
+    from tests.prometheus_server import program
+
+    program("prometheus")
+    run = Run("4", "--prometheus", "--listeners", "prometheus")
+    assert run.code == 0, run.stderr
+    where = run.document["listeners"]["prometheus server"]
+    [url] = set(re.findall(r"http://127\.0\.0\.1:\d+", where))
+    assert f"{url}/graph?" in run.stderr
+    assert f"{url}/alerts" in run.stderr
+    told = quoted(run.stderr, "What Prometheus knows of refusals and alerts:")
+    refused = {name: int(count) for name, count in re.findall(r"(\w+): (\d+) calls refused", "\n".join(told))}
+    assert refused == {name: circuit["rejected"] for name, circuit in run.circuits.items()}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/-/ready", trust_env=False)
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        (None, "prometheus: none is started, since none is installed (https://prometheus.io/download)"),
+        (
+            "echo starting; echo no space left on device; exit 1",
+            "prometheus: it did not start: no space left on device",
+        ),
+    ],
+)
+def test_without_a_prometheus_the_demo_runs_and_says_so(
+    script: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where none is installed, or it ends at once, one sentence says so and the demo shows the rest."""
+    if script is not None:
+        (tmp_path / "prometheus").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "prometheus").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run = Run("3", "--prometheus", "--listeners", "prometheus")
+    assert run.code == 0, run.stderr
+    assert run.document["listeners"]["prometheus server"] == sentence
+    assert sentence in run.stderr
+
+
+def test_a_prometheus_needs_the_listener() -> None:
+    """Asked for a Prometheus and told to attach other listeners only, the command says that these two do not go."""
+    command = [*COMMAND, "--prometheus", "--listeners", "log"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert "--prometheus needs 'prometheus' among --listeners" in done.stderr
+
+
 def test_names_that_it_does_not_show_are_refused() -> None:
     """Exit code 2, and the error lists those that there are."""
     done = subprocess.run([*COMMAND, "--listeners", "log,pager"], capture_output=True, text=True, timeout=PATIENCE)

@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--metrics-port", type=_port, default=0, metavar="PORT", help="serve /metrics on 127.0.0.1:PORT")
     demo.add_argument("--spans", type=_base_url, metavar="URL", help="send spans to the OTLP/HTTP receiver at URL")
+    demo.add_argument(
+        "--prometheus",
+        action="store_true",
+        help="start a Prometheus with Fluxgate's rules that scrapes the demo, if one is installed",
+    )
     demo.set_defaults(run=_demo)
 
     listeners = commands.add_parser(
@@ -152,6 +157,9 @@ def _base_url(text: str) -> str:
 def _demo(arguments: argparse.Namespace) -> int:
     from .demo import run
 
+    if arguments.prometheus and arguments.listeners is not None and "prometheus" not in arguments.listeners:
+        print("fluxgate: --prometheus needs 'prometheus' among --listeners", file=sys.stderr)
+        return 2
     _print_what_can_be()
     try:
         return run(
@@ -161,6 +169,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             log=arguments.log,
             metrics_port=arguments.metrics_port,
             spans=arguments.spans,
+            prometheus=arguments.prometheus,
         )
     except OSError as error:
         print(f"fluxgate: {error}", file=sys.stderr)

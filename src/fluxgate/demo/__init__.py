@@ -17,6 +17,7 @@ def run(
     log: Path | None = None,
     metrics_port: int = 0,
     spans: str | None = None,
+    prometheus: bool = False,
 ) -> int:
     """Run the demo; 0 when each circuit opened and recovered, 1 when not, 128 + n when ended by signal n.
 
@@ -27,6 +28,7 @@ def run(
         log: The file for log lines and alerts; one in the system's folder for temporary files.
         metrics_port: The port of ``/metrics`` on 127.0.0.1; 0 for any that is free.
         spans: The base URL of an OTLP/HTTP receiver for spans; those of outages are printed at the end otherwise.
+        prometheus: Whether to start a Prometheus that scrapes the demo, where one is installed.
 
     Raises:
         MissingExtraError: httpx or rich is not installed, or what a listener that is named needs.
@@ -37,4 +39,4 @@ def run(
     from .outputs import Options
     from .runner import play
 
-    return play(duration, as_json=as_json, listeners=listeners, options=Options(log, metrics_port, spans))
+    return play(duration, as_json=as_json, listeners=listeners, options=Options(log, metrics_port, spans, prometheus))

@@ -23,8 +23,8 @@ class Metrics:
         registry = client.CollectorRegistry()
         self._listener = load("prometheus")(registry)
         self._server, self._thread = client.start_http_server(port, addr="127.0.0.1", registry=registry)
-        self._url = f"http://127.0.0.1:{self._server.server_port}/metrics"
-        self.where = f"metrics: {self._url}, until the demo ends"
+        self.url = f"http://127.0.0.1:{self._server.server_port}/metrics"
+        self.where = f"metrics: {self.url}, until the demo ends"
 
     def listeners(self) -> Iterable[Any]:
         """The one for Prometheus."""
@@ -32,7 +32,7 @@ class Metrics:
 
     def report(self) -> list[str]:
         """What a scrape brings: the series of changes and refusals that are not zero."""
-        lines = httpx.get(self._url, trust_env=False).text.splitlines()
+        lines = httpx.get(self.url, trust_env=False).text.splitlines()
         told = [line for line in lines if line.startswith(_SHOWN) and not line.endswith(" 0.0")]
         return ["What /metrics tells of changes and refusals:", *told] if told else []
 

@@ -10,6 +10,7 @@ from .._plugins import load
 from ..errors import MissingExtraError
 from . import LISTENERS
 from .logs import Log
+from .metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,6 +27,8 @@ class Options(NamedTuple):
     """The port of /metrics on 127.0.0.1; 0 for any that is free."""
     spans: str | None = None
     """The base URL of an OTLP/HTTP receiver; ``None``: the console, at the end."""
+    prometheus: bool = False
+    """Whether a Prometheus is started for the metrics."""
 
 
 class Output(Protocol):
@@ -49,8 +52,6 @@ class Output(Protocol):
 
 
 def _metrics(options: Options, log: Log) -> Output:
-    from .metrics import Metrics
-
     return Metrics(options.metrics_port)
 
 
@@ -90,7 +91,8 @@ def outputs(wanted: Sequence[str] | None, options: Options, bus: "Bus") -> "Gene
     """Attach these, or for ``None`` all whose library is installed, as long as the block runs.
 
     Raises:
-        MissingExtraError: One that was asked for needs a library that is not installed.
+        MissingExtraError: One that was asked for needs a library that is not installed; so do the metrics of a
+            Prometheus that was.
         OSError: The log file or the port cannot be had.
     """
     path = options.log or Path(tempfile.mkstemp(prefix="fluxgate-demo-", suffix=".log")[1])
@@ -102,7 +104,7 @@ def outputs(wanted: Sequence[str] | None, options: Options, bus: "Bus") -> "Gene
             try:
                 output = MAKERS[name](options, log)
             except MissingExtraError:
-                if wanted is not None:
+                if wanted is not None or (options.prometheus and name == Metrics.name):
                     raise
                 continue
             made.append(output)
@@ -110,4 +112,10 @@ def outputs(wanted: Sequence[str] | None, options: Options, bus: "Bus") -> "Gene
                 stack.callback(output.close)
             for listener in output.listeners():
                 stack.enter_context(bus.attach(listener))
+            if options.prometheus and isinstance(output, Metrics):
+                from .server import Server
+
+                server = Server(output.url)
+                stack.callback(server.close)
+                made.append(server)
         yield made
