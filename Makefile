@@ -7,7 +7,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-bare coverage lint format dashboards build clean
+.PHONY: help demo test test-bare coverage lint format dashboards pictures build clean
 
 # The editable install is a tree of links below build/, one for each file and shared by all environments, so an added
 # or removed file calls for another install. Hence a stamp's name has the set of files in it, each install drops the
@@ -60,6 +60,9 @@ format: $(DEV) ## let ruff sort imports and format
 
 dashboards: $(DEV) ## build the dashboards' JSON anew
 	$(VENV)/bin/python -m fluxgate.dashboards.build dashboards/grafana
+
+pictures: $(DEV) ## draw the pictures of docs/dashboards anew; needs Debian's prometheus
+	$(VENV)/bin/python -m tests.pictures
 
 build: $(DEV) ## wheel and sdist in dist/
 	$(VENV)/bin/python -m build
