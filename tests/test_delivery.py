@@ -480,3 +480,49 @@ def test_a_thread_that_could_not_be_started_is_started_later(monkeypatch: pytest
     circuit.force_open()
     assert arrives(done)
     assert told == ["disabled", "closed", "forced_open"]
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["before it starts", "after it has started"])
+def test_an_interrupt_while_a_thread_starts_costs_no_later_event(
+    monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """What a signal handler raises reaches the caller, and the next event starts another thread, the only one."""
+    bus, told, done = Bus(), list[str](), threading.Event()
+    start = threading.Thread.start
+
+    def interrupted_start(thread: threading.Thread) -> None:
+        if started:
+            start(thread)
+        raise KeyboardInterrupt
+
+    def listener(event: StateChanged) -> None:
+        told.append(event.new_state)
+        if len(told) == 2:
+            done.set()
+
+    bus.attach(listener, delivery="background")
+    circuit = CircuitBreaker("payments", bus=bus)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted_start)
+        with pytest.raises(KeyboardInterrupt):
+            circuit.disable()
+    circuit.reset()
+    assert arrives(done)
+    assert told == ["disabled", "closed"]
+
+
+def test_a_subscription_that_was_closed_retires_without_a_word() -> None:
+    """A circuit that goes while its listener is being detached does not detach it once more."""
+    closed: list[int] = []
+
+    class Listener(EventRecorder):
+        def close(self) -> None:
+            closed.append(1)
+
+    circuit, other = CircuitBreaker("payments", bus=Bus()), CircuitBreaker("orders", bus=Bus())
+    subscription = circuit.attach(Listener())
+    assert subscription.observes(circuit._core)
+    assert not subscription.observes(other._core)
+    subscription.close()
+    subscription.retire()
+    assert closed == [1]

@@ -806,6 +806,7 @@ def test_a_breaker_says_its_limits_as_figures(make: Make) -> None:
     circuit = make(tripper=Closed() & FailureStreak(3))
     (created,) = circuit.seen(CircuitCreated)
     assert circuit.breaker.limits() == created.limits == {"failure_streak": 3.0}
+    assert len(created.limits) == 1
     circuit.steer("configure", retry=Cooldown(5))
     assert circuit.breaker.limits() == {"failure_streak": 3.0}
     circuit.steer("configure", tripper=FailureStreak(2))
