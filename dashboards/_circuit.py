@@ -202,7 +202,7 @@ def _calls() -> Panels:
         ),
         time_series(
             "Slow calls",
-            "Calls a second that reached the circuit's slow threshold, however they ended.",
+            "Calls a second that reached the circuit's slow threshold, whether they succeeded or failed.",
             series(rate(names.SLOW_CALLS), "{{circuit_name}}"),
             unit="cps",
             width=8,

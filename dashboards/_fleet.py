@@ -104,9 +104,10 @@ def _current() -> Panels:
         ),
         listing(
             "Circuits that are not closed",
-            "The state of each (the worst of its instances), for how long (the longest), in how many instances, and "
-            "what it costs: the calls it refuses a second, those it refused in the time range, and those that a "
-            f"fallback answers. Red from {CircuitStuckOpen().for_:g} s on, when {names.CIRCUIT_STUCK_OPEN.name} fires. "
+            "The state of each (the worst of its instances), for how long it has been in it (the longest; a probe "
+            "begins it anew), in how many instances, and what it costs: the calls it refuses a second, those it "
+            "refused in the time range, and those that a "
+            f"fallback answers. Red from {CircuitStuckOpen().for_:g} s on. "
             "A click on the circuit shows why.",
             rows(state_number(above=CLOSED)),
             rows(since()),
