@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet, finalize
 
+from fluxgate import _check
 from fluxgate._chance import chance
 from fluxgate._clock import Clock
 from fluxgate._forks import BegunAnew
@@ -103,8 +104,8 @@ class Courier:
     def __init__(self, author: str, address: Address, *, timeout: float, retries: int, clock: Clock) -> None:
         self._httpx: Any = HTTPX.load(author)
         self._address = address
-        self._timeout = timeout
-        self._tries = retries + 1
+        self._timeout = _check.number(timeout, "timeout", above=0)
+        self._tries = _check.whole(retries, "retries", at_least=0) + 1
         self._clock = clock
         self._begin()
         _all_couriers.add(self)

@@ -124,13 +124,7 @@ class SlackListener(NeedsLibrary):
         address = Address(api_url, "api_url", author)
         self._methods = {name: address.joined(name) for name in ("chat.postMessage", "chat.update")}
         self._source = as_source(source)
-        self._courier = Courier(
-            author,
-            address,
-            timeout=_check.number(timeout, "timeout", above=0),
-            retries=_check.whole(retries, "retries", at_least=0),
-            clock=as_clock(clock),
-        )
+        self._courier = Courier(author, address, timeout=timeout, retries=retries, clock=as_clock(clock))
         self._floods = Floods(_AGAIN_AFTER)
         self._threads = Threads()
 

@@ -110,13 +110,7 @@ class WebhookListener(NeedsLibrary):
             self._headers["User-Agent"] = user_agent()
         self._source = as_source(source)
         self._clock = as_clock(clock)
-        self._courier = Courier(
-            author,
-            self._address,
-            timeout=_check.number(timeout, "timeout", above=0),
-            retries=_check.whole(retries, "retries", at_least=0),
-            clock=self._clock,
-        )
+        self._courier = Courier(author, self._address, timeout=timeout, retries=retries, clock=self._clock)
         self._floods = Floods(_AGAIN_AFTER)
 
     delivery: Delivery = "background"

@@ -250,9 +250,8 @@ class Worker:
             self._thread = Thread(target=self._run, name=f"fluxgate-{self._name}", daemon=True)
             try:
                 self._thread.start()
-            except (
-                RuntimeError
-            ):  # no thread to spare, or the interpreter is shutting down: then `drain_here` will do it
+            except RuntimeError:
+                # No thread to spare, or the interpreter is shutting down: then `drain_here` will do it.
                 self._thread = None
             except BaseException:  # interrupted by a signal handler: the next event starts another
                 self._thread = None
