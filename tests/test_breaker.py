@@ -99,7 +99,8 @@ def test_each_outcome_is_told_with_its_call(make: Make) -> None:
     circuit.fail(KeyError("k"), seconds=4)
     circuit.fail(KeyboardInterrupt(), seconds=5)
     starts, ends = circuit.seen(CallStarted), circuit.seen(CallEnded)
-    assert [start.call_id for start in starts] == [end.call_id for end in ends] == [1, 2, 3, 4, 5]
+    assert [start.call_id for start in starts] == [end.call_id for end in ends]
+    assert len({start.call_id for start in starts}) == 5
     assert [type(end) for end in ends] == [CallSucceeded, CallSucceeded, CallFailed, CallIgnored, CallCancelled]
     assert [end.duration for end in ends] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert [end.slow for end in circuit.seen(CallSucceeded)] == [False, True]
@@ -322,11 +323,12 @@ def test_an_acquired_call_is_settled_by_hand(make: Make) -> None:
     three.cancel()
     four.failure(KeyError())
     ends = circuit.seen(CallEnded)
+    first, second, third, fourth = (start.call_id for start in circuit.seen(CallStarted))
     assert [(type(end), end.call_id) for end in ends] == [
-        (CallFailed, 2),
-        (CallSucceeded, 1),
-        (CallCancelled, 3),
-        (CallIgnored, 4),
+        (CallFailed, second),
+        (CallSucceeded, first),
+        (CallCancelled, third),
+        (CallIgnored, fourth),
     ]
     assert all(end.duration == 3.0 for end in ends)
     assert (circuit.metrics.total_count, circuit.metrics.failure_count) == (2, 1)
@@ -469,7 +471,8 @@ def test_reset_forgets_even_a_closed_circuit(make: Make, hears: Any) -> None:
     assert circuit.metrics.failure_count == 2
     assert circuit.state == "closed"
     assert circuit.moves() == []
-    assert all(end.stale is (end.call_id == 3) for end in circuit.seen(CallEnded))
+    heard = [False, False, True, False, False] if hears == (Event,) else []
+    assert [end.stale for end in circuit.seen(CallEnded)] == heard
 
 
 @both

@@ -23,8 +23,8 @@ from fluxgate import (
     State,
     permits,
 )
+from fluxgate._claims import Claim
 from fluxgate._tasks import running_loop
-from fluxgate._teller import _Claim
 from fluxgate._worker import Worker
 from fluxgate.events import CallStarted, Event, EventsDropped, ListenerFailed, StateChanged
 from fluxgate.testing import EventRecorder, VirtualClock
@@ -70,7 +70,7 @@ def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> No
     loop = asyncio.new_event_loop()
     loop.close()
     for closed_early in (False, True):
-        first, second = _Claim(), _Claim()
+        first, second = Claim(), Claim()
         assert core._take(first)
         step = core._advance(first)
         assert step is not None
@@ -82,8 +82,8 @@ def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> No
             guard.close()
         else:
             assert core._advance(first, step[0]) is None
-        assert core._claim is second
-        core._claim = None
+        assert core.claim is second
+        core.claim = None
     assert len(core.outbox) == 1  # the second round gave the second letter, and let the first one go
 
 

@@ -228,9 +228,9 @@ def test_an_open_circuit_that_moves_before_the_first_look() -> None:
 
 def deaf(shop: Shop, work: Callable[[], None]) -> None:
     """Do something that the listener does not hear of, as if its queue had been full."""
-    shop.subscription._active = False
+    shop.subscription.active = False
     work()
-    shop.subscription._active = True
+    shop.subscription.active = True
 
 
 def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,25 +5,25 @@ that after the lock is released (see `_teller`). No code of the user's runs unde
 by contract.
 
 The fast lane. Where every call is admitted and nobody surrounds calls or asks for `CallStarted`, a call needs no lock
-to begin: the generation's `Lane` is its stamp. In a steady stretch (see `_machine`), with nobody listening to
-successes, it needs none to end either: a plain success is one ``append`` of its duration to the lane. That append is
-atomic under the GIL, so no call is lost or counted twice, and whoever takes the lock next folds what has gathered into
-the window first. The lane takes outcomes for 10 ms at most, which bounds what gathers: a busy circuit takes the lock a
-hundred times a second, and for one that is not busy the lock costs nothing. A call that checked the lane and is
-overtaken by a change of generation appends to a lane that nobody reads any more: its outcome is stale, and there is
-nobody to tell. Without the GIL every outcome takes the lock.
+to begin: the generation's `Lane` is its stamp. In a steady stretch (see `_machine`) it needs none to end either: a
+plain success is one ``append`` of its duration to the lane, and where somebody listens to successes its event is told
+then and there (see `_claims`). Under the GIL the look at the lane and the append are one step, so no call is lost or
+counted twice: whoever takes the lock closes the lane first, and folds what has gathered in it into the window. The lane
+takes outcomes for 10 ms at most, which bounds what gathers: a busy circuit takes the lock a hundred times a second, and
+for one that is not busy the lock costs nothing. Without the GIL every outcome takes the lock.
 """
 
 import math
 import sys
 from enum import Enum
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from ._claims import Direct
 from ._clock import Clock
+from ._functions import WrongColour
 from ._machine import Fault, FaultOfTheCalls, Lane, Stamp
 from ._record import Record
-from ._routes import Around
+from ._routes import Around, AtOnce
 from ._rules import Changes, Rules, amend
 from ._teller import Teller
 from ._text import clean, error_text, in_words, type_name
@@ -61,10 +61,6 @@ NO_VALUE = _NoValue.NO_VALUE
 """A success without a value that `Returned` could judge: a ``with`` block's."""
 
 
-class WrongColour(TypeError):
-    """A plain function met the async breaker, or a coroutine function the sync one: no outcome of the dependency's."""
-
-
 class CircuitBreakerInfo(Record):
     """A circuit at one moment."""
 
@@ -87,7 +83,7 @@ class CircuitBreakerInfo(Record):
 class Core(Teller):
     """One circuit, whichever breaker it belongs to."""
 
-    __slots__ = ("__weakref__", "_call_ids", "_stretch", "gate", "lane", "with_blocks")
+    __slots__ = ("__weakref__", "_stretch", "_unheard", "gate", "lane", "with_blocks")
 
     def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
@@ -97,7 +93,7 @@ class Core(Teller):
         """While refusals need no lock: when the wait is over (monotonic), why the circuit opened, and on what."""
         self.with_blocks: list[tuple[int, Stamp, float]] = []
         self._stretch: Lane | None = None  # the lane of this generation, open or not
-        self._call_ids = count(1)
+        self._unheard = 0  # calls that began surrounded, with nobody to hear of it
 
     # -- admission ------------------------------------------------------------------------------------------------
 
@@ -126,16 +122,17 @@ class Core(Teller):
             self.tell_news(wall)
             if isinstance(answer, Stamp):
                 surrounding = self.routes.get(Around)
-                if surrounding is not None or CallStarted in self.routes:
-                    answer.call_id = next(self._call_ids)
                 if CallStarted in self.routes:
-                    draft = self.draft(CallStarted, wall)
-                    draft.call_id = answer.call_id
-                    self.push(draft, CallStarted)
+                    started = self.draft(CallStarted, wall)
+                    self.push(started, CallStarted, first=True)
+                    answer.call_id = started.call_id
+                elif surrounding is not None:
+                    self._unheard += 1
+                    answer.call_id = -self._unheard
             else:
                 retry_after = machine.retry_after(now)
                 refused = self.publish(CallRejected, wall, retry_after=retry_after, reason=answer)
-                self._arrange(now)
+                self._arrange(now, wall)
                 answer = CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict, self.opening)
         if isinstance(answer, CallNotPermittedError):
             self.tell_here(refused)
@@ -170,12 +167,9 @@ class Core(Teller):
     def returned(self, stamp: Stamp, started: float, now: float, value: Any) -> None:
         """The call returned `value`."""
         lane = self.lane
-        if lane is not None and stamp is lane and now - started < lane.below:
-            if now < lane.until:
-                lane.durations.append(now - started)
-                return
-            if now < lane.told_until and self._gather_and_tell(lane, now - started):
-                return
+        if lane is not None and stamp is lane and now - started < lane.below and now < lane.until:
+            lane.durations.append(now - started)
+            return
         tracker = self.machine.rules.tracker
         if tracker.judges_values and value is not NO_VALUE:
             try:
@@ -199,7 +193,7 @@ class Core(Teller):
             if CallSucceeded in self.routes:
                 draft = self._ended(CallSucceeded, stamp, duration, counts, wall)
                 draft.slow = duration >= self.machine.rules.slow_threshold
-                self.push(draft, CallSucceeded)
+                self.push(draft, CallSucceeded, first=stamp.call_id is None)
             if counts:
                 self.machine.succeed(duration, now, wall)
             self._finish(now, wall)
@@ -246,7 +240,7 @@ class Core(Teller):
                 draft.error_type = error.type
                 draft.error = error.text
                 draft.slow = duration >= self.machine.rules.slow_threshold
-                self.push(draft, CallFailed)
+                self.push(draft, CallFailed, first=stamp.call_id is None)
             if counts:
                 self.machine.fail(duration, now, wall, error, hint)
             self._finish(now, wall)
@@ -268,14 +262,14 @@ class Core(Teller):
                 draft = self._ended(kind, stamp, max(now - started, 0.0), counts, wall)
                 if error is not None:
                     draft.error_type = type_name(error)
-                self.push(draft, kind)
+                self.push(draft, kind, first=stamp.call_id is None)
             self._finish(now, wall)
         if stamp.leave:
             self._leave(stamp)
 
     def _ended(self, kind: type[Event], stamp: Stamp, duration: float, counts: bool, wall: float) -> Any:
         draft = self.draft(kind, wall)
-        draft.call_id = next(self._call_ids) if stamp.call_id is None else stamp.call_id
+        draft.call_id = stamp.call_id
         draft.duration = duration
         draft.stale = not counts
         stamp.ended = draft if stamp.leave else None
@@ -287,11 +281,13 @@ class Core(Teller):
 
     def _finish(self, now: float, wall: float) -> None:
         self.tell_news(wall)
-        self._arrange(now)
+        self._arrange(now, wall)
 
     # -- the fast lane --------------------------------------------------------------------------------------------
 
     def _fold(self) -> None:
+        """Close the lane, so that nothing slips in before the decision, and take what has gathered in it."""
+        self.lane = None
         stretch = self._stretch
         if stretch is None or not stretch.durations:
             return
@@ -303,20 +299,7 @@ class Core(Teller):
                 durations = [max(duration, 0.0) for duration in durations]
             self.machine.succeed_plainly(durations)
 
-    def _gather_and_tell(self, lane: Lane, duration: float) -> bool:
-        """As a plain success in the lane, with the lock, since it has a place in the order of events."""
-        wall = self.clock.time()
-        with self.lock:
-            if lane is not self.lane:
-                return False
-            duration = max(duration, 0.0)
-            lane.durations.append(duration)
-            draft = self._ended(CallSucceeded, lane, duration, True, wall)
-            draft.slow = False
-            self.push(draft, CallSucceeded)
-        return True
-
-    def _arrange(self, now: float) -> None:
+    def _arrange(self, now: float, wall: float) -> None:
         """See which of the next calls need the lock, and for what."""
         machine = self.machine
         self.gate = self.lane = None
@@ -328,14 +311,24 @@ class Core(Teller):
             if lane is None or lane.generation != machine.generation:
                 lane = self._stretch = Lane(machine.generation)
             lane.until = lane.told_until = -math.inf
-            if machine.is_steady(now):
+            if _GIL and machine.is_steady(now):
                 lane.below = machine.rules.plain_below
                 until = min(machine.steady_until, now + _LANE_TIME)
-                if CallSucceeded in self.routes:
-                    lane.told_until = until
-                elif _GIL:
+                if CallSucceeded not in self.routes:
                     lane.until = until
+                elif AtOnce in self.routes:
+                    self._prepare_telling(lane, self.routes[AtOnce], until, now, wall)
             self.lane = lane
+
+    def _prepare_telling(
+        self, lane: Lane, receivers: "tuple[Subscription, ...]", until: float, now: float, wall: float
+    ) -> None:
+        if lane.claim is None or lane.claim.receivers is not receivers:
+            lane.claim = Direct(receivers, self)
+        lane.name = self.name
+        lane.state = self.machine.state
+        lane.wall = wall - now  # of the two clocks: good for as long as the lane
+        lane.told_until = until
 
     # -- looking and steering -------------------------------------------------------------------------------------
 

@@ -4,7 +4,10 @@ from types import CoroutineType
 from typing import Any
 
 from ._check import got
-from ._core import WrongColour
+
+
+class WrongColour(TypeError):
+    """A plain function met the async breaker, or a coroutine function the sync one: no outcome of the dependency's."""
 
 
 def kind_of(function: Any) -> str:

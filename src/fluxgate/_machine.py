@@ -24,6 +24,7 @@ where the calls reach a `MinRequests`, and where anything but a plain success is
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from ._record import Record
 from ._rules import Rules
@@ -32,6 +33,9 @@ from .events import Event, LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
 from .windows import Record as WindowRecord
+
+if TYPE_CHECKING:
+    from ._claims import Direct
 
 _EVERY = frozenset(State)
 _BY_HAND = _EVERY - {OPEN, HALF_OPEN}
@@ -76,14 +80,19 @@ class Stamp:
 class Lane(Stamp):
     """One stamp for all calls of a generation that admits all; plain successes may gather in it (see `_core`)."""
 
-    __slots__ = ("below", "durations", "told_until", "until")
+    __slots__ = ("below", "claim", "durations", "name", "state", "told_until", "until", "wall")
 
     def __init__(self, generation: int) -> None:
         super().__init__(generation)
         self.durations: list[float] = []
+        self.claim: Direct | None = None
+        self.name = ""
+        self.state = CLOSED
+        self.wall = 0.0
         self.below = 0.0
         self.until = -math.inf
-        self.told_until = -math.inf  # the same, where somebody is to be told of each
+        self.told_until = -math.inf
+        """The same, where somebody is to be told of each (see `_claims`)."""
 
 
 class Change(Record):

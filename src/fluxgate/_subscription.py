@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Hashable
 from contextvars import Context, copy_context
 from itertools import count
 from threading import get_ident
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from . import _check
@@ -54,6 +55,7 @@ class Outlet:
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
+        self.call = _bound(listener)
         self.name: str = getattr(listener, "__qualname__", None) or type(listener).__qualname__
         self.is_async = is_async(listener)
         self.around: Callable[..., Any] | None = getattr(listener, "around", None)
@@ -156,6 +158,12 @@ class Outlet:
                 self.wake(_AFTER_FORK)
 
 
+def _bound(listener: Listener) -> Listener:
+    """The same; an object with a ``__call__`` in Python costs half as much when that is looked up once."""
+    method = type(listener).__call__
+    return MethodType(method, listener) if isinstance(method, FunctionType) else listener
+
+
 def tick_interval(listener: Any) -> float | None:
     """How often the listener is to tick, in seconds.
 
@@ -204,13 +212,17 @@ class Subscription:
         self._core = core
         self._background = delivery == "background"
         self._queue_size = queue_size
-        self._active = True
+        self.active = True
+        """Whether it is still open."""
+        self.call = outlet.call
+        self.is_direct = delivery == "inline" and not outlet.is_async
+        """Whether the listener can be called at once, wherever a call ends."""
         self._ended = False
         self._busy: list[int] = []
         self._box: Mailbox | None = None
 
     def __repr__(self) -> str:
-        return f"<Subscription of {self.outlet.name} ({'open' if self._active else 'closed'})>"
+        return f"<Subscription of {self.outlet.name} ({'open' if self.active else 'closed'})>"
 
     @property
     def core(self) -> "Core | None":
@@ -231,11 +243,6 @@ class Subscription:
     def backlog(self) -> int:
         """How many events wait for the listener in its background queue."""
         return 0 if self._box is None else self._box.backlog
-
-    @property
-    def active(self) -> bool:
-        """Whether it is still open."""
-        return self._active
 
     def circuits(self) -> "list[Any]":
         """The breakers that it observes and that are alive, sorted by name."""
@@ -276,21 +283,29 @@ class Subscription:
         Closing twice does nothing.
         """
         deadline = time.monotonic() + _CLOSE_WAIT
-        me = get_ident()
         if not self._bus.detach(self):
-            while not self._ended and me not in self._busy and time.monotonic() < deadline:
+            while not self._ended and not self._is_called(here=True) and time.monotonic() < deadline:
                 time.sleep(0.001)  # another thread is closing it
             return
         if self._box is not None and not self.outlet.worker.is_current:
             if not self._box.wait_until_empty(deadline):
                 self._box.drop_all()
             self._box.report_losses()
-        self._active = False
+        self.active = False
         if self._box is not None:
             self._box.discard()
-        while any(thread != me for thread in self._busy) and time.monotonic() < deadline:
+        while self._is_called(here=False) and time.monotonic() < deadline:
             time.sleep(0.001)
         self._end()
+
+    def _is_called(self, *, here: bool) -> bool:
+        """Whether the listener is being called by the calling thread, or else by another."""
+        me = get_ident()
+        if any((thread == me) is here for thread in self._busy):
+            return True
+        return any(
+            claim.is_mine is here for claim in self._bus.claims() if claim is not None and self in claim.receivers
+        )
 
     def reset(self) -> None:
         """In a forked child: the other threads' calls are not here."""
@@ -312,7 +327,7 @@ class Subscription:
 
     def _end(self) -> None:
         with self._bus.lock:
-            self._active = False
+            self.active = False
             self._ended = True
         self._bus.release(self.outlet)
 
@@ -339,8 +354,8 @@ class Subscription:
     def take(self, event: Event, context: Context, core: "Teller") -> None:
         """Call the listener, or queue for it."""
         if not self._background and not self.outlet.is_async:
-            self._call(self.outlet.listener, event, context, core)
-        elif self._active:
+            self._call(self.call, event, context, core)
+        elif self.active:
             box = self._mailbox()
             if box is not None:
                 box.put(event, context, core)
@@ -351,11 +366,11 @@ class Subscription:
         me = get_ident()
         self._busy.append(me)  # see `_call`
         try:
-            leave: Any = around(core.name, call_id, nested=nested) if self._active else None
+            leave: Any = around(core.name, call_id, nested=nested) if self.active else None
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            self._failed(None, error, core)
+            self.failed(None, error, core)
             return None
         finally:
             self._busy.remove(me)
@@ -366,13 +381,13 @@ class Subscription:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
-                self._failed(None, error, core)
+                self.failed(None, error, core)
 
         return None if leave is None else leaving
 
     def _mailbox(self) -> Mailbox | None:
         with self._bus.lock:
-            if self._box is None and self._active:
+            if self._box is None and self.active:
                 self._box = Mailbox(self, self.outlet.worker, self._queue_size)
             return self._box
 
@@ -382,18 +397,18 @@ class Subscription:
             self._call(self.outlet.instead, event, copy_context(), core)
 
     def _call(self, listener: Listener, event: Event, context: Context, core: "Teller") -> None:
-        # Announced before `_active` is read, as `close` reads it after clearing `_active`: one sees the other.
+        # Announced before `active` is read, as `close` reads it after clearing `active`: one sees the other.
         me = get_ident()
         self._busy.append(me)
         try:
-            if self._active:
+            if self.active:
                 result = context.run(listener, event)
                 if result is not None:
                     refuse_coroutine(result, "listener")
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            self._failed(event, error, core)
+            self.failed(event, error, core)
         finally:
             self._busy.remove(me)
 
@@ -402,7 +417,7 @@ class Subscription:
         me = get_ident()
         self._busy.append(me)
         try:
-            error = await outcome_in(context, self.outlet.listener(event)) if self._active else None
+            error = await outcome_in(context, self.outlet.listener(event)) if self.active else None
         except Exception as raised:
             error = raised
         finally:
@@ -410,7 +425,7 @@ class Subscription:
         if error is not None:
             if isinstance(error, (KeyboardInterrupt, SystemExit)) or being_cancelled():
                 raise error
-            self._failed(event, error, core)
+            self.failed(event, error, core)
 
     async def hand_over(self, event: Event, context: Context, core: "Teller") -> None:
         """Call or await the listener in its worker's thread, which nothing may end."""
@@ -418,16 +433,16 @@ class Subscription:
             if self.outlet.is_async:
                 await self.take_async(event, context, core)
             else:
-                self._call(self.outlet.listener, event, context, core)
+                self._call(self.call, event, context, core)
         except (KeyboardInterrupt, SystemExit) as error:
-            self._failed(event, error, core)
+            self.failed(event, error, core)
 
     @property
     def box(self) -> Mailbox | None:
         """Its background queue, if one was needed."""
         return self._box
 
-    def _failed(self, event: Event | None, error: BaseException, core: "Teller") -> None:
+    def failed(self, event: Event | None, error: BaseException, core: "Teller") -> None:
         seen = self._bus.count_failure(self.outlet)
         # a failure over the news of a failure is not news again, or two broken listeners would never end
         tell = not isinstance(event, ListenerFailed)

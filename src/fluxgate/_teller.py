@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Coroutine, Generator
 from contextlib import closing, suppress
 from contextvars import copy_context
-from threading import RLock, get_ident
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from ._claims import WAITING, Claim, Direct
 from ._clock import CarefulClock, Clock
 from ._machine import Change, Fault, FaultOfTheCalls, Machine
 from ._rules import Rules
@@ -46,11 +47,11 @@ class Teller:
     """The telling half of a circuit's core."""
 
     __slots__ = (
-        "_claim",
+        "claim",
         "_dropped",
         "_faults",
         "_last_loop",
-        "_sequence",
+        "sequence",
         "_untold",
         "asynchronous",
         "bus",
@@ -81,10 +82,11 @@ class Teller:
         self.own: tuple[Subscription, ...] = ()
         self.outbox: deque[_Letter] | tuple[()] = ()
         """What is still to be told; true where `deliver` has something to do."""
-        self._claim: _Claim | None = None
+        self.claim: Claim | None = None
+        """Who delivers; ``None`` only while nothing waits either, so that one look tells both."""
         self._last_loop: weakref.ref[Any] | None = None
         self.retired = False
-        self._sequence = 0
+        self.sequence = 0
         self._faults: dict[str, int] | None = None
         self._dropped: dict[str, int] | None = None
         self._untold: dict[str, int] | None = None
@@ -98,7 +100,8 @@ class Teller:
         draft.state = self.machine.state
         return draft
 
-    def push(self, item: Any, kind: type[Event] | None = None) -> None:
+    def push(self, item: Any, kind: type[Event] | None = None, *, first: bool = False) -> None:
+        """Queue what is to be told; an event becomes its `kind`, and numbers the call of which it tells `first`."""
         if isinstance(self.outbox, tuple):
             self.outbox = deque()
         if len(self.outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
@@ -110,9 +113,13 @@ class Teller:
         letter = _Letter(item, self.routes.get(kind, ()) if kind else ())
         if kind is not None:
             # With no call before the append, no signal handler comes in between, to raise or to call this breaker.
-            self._sequence += 1
-            item.sequence = self._sequence
+            self.sequence += 1
+            item.sequence = self.sequence
+            if first:
+                item.call_id = item.sequence
             item.__class__ = kind
+        if self.claim is None:
+            self.claim = WAITING
         self.outbox.append(letter)
 
     def _drop_oldest(self, outbox: "deque[_Letter]") -> None:
@@ -218,7 +225,7 @@ class Teller:
         if self.bus.graveyard:
             self.bus.bury()
         if self.outbox:
-            claim = _Claim()
+            claim = Claim()
             try:
                 step = self._advance(claim) if self._take(claim) else None
                 if step is not None:
@@ -247,7 +254,7 @@ class Teller:
                 with suppress(RuntimeError):  # it was closed just now: the next call goes on
                     loop.call_soon_threadsafe(lambda: spawn(loop, self.deliver_async()))
                 return
-            claim = _Claim()
+            claim = Claim()
             try:
                 if self._take(claim):
                     self._advance(claim)
@@ -270,19 +277,20 @@ class Teller:
     @property
     def is_telling(self) -> bool:
         """Whether something is still to be told, and not just by the calling thread itself."""
-        claim = self._claim
-        return bool(self.outbox) and (claim is None or claim.thread != get_ident())
+        claim = self.claim
+        return claim is not None and not claim.is_mine
 
-    def _take(self, claim: "_Claim") -> bool:
+    def _take(self, claim: Claim) -> bool:
         # Peeked at without the lock: whoever holds the claim looks into the outbox once more before giving it up.
-        if self._claim is not None and not self._claim.is_void:
+        held = self.claim
+        if held is not None and not held.is_void:
             return False
         with self.lock:
-            if self._claim is None or self._claim.is_void:
-                self._claim = claim
-            return self._claim is claim
+            if self.claim is None or self.claim.is_void:
+                self.claim = claim
+            return self.claim is claim
 
-    def _advance(self, claim: "_Claim", letter: "_Letter | None" = None) -> "tuple[_Letter, Subscription] | None":
+    def _advance(self, claim: Claim, letter: "_Letter | None" = None) -> "tuple[_Letter, Subscription] | None":
         """Deliver up to the next listener that must be awaited, and give that out with its letter; ``None``: all told.
 
         A letter leaves the outbox when all have had it, so that one who takes over from an interrupted delivery goes
@@ -312,31 +320,48 @@ class Teller:
             raise interrupt
         return None
 
-    def _let_go(self, claim: "_Claim") -> None:
+    def cut_short(self, claim: Direct, event: Event, error: BaseException) -> None:
+        """One of those who are told directly has raised; those after it are told in the ordinary way."""
+        if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+            claim.receivers[claim.given - 1].failed(event, error, self)
+        if claim.given < len(claim.receivers):
+            letter = _Letter(event, claim.receivers)
+            letter.given = claim.given
+            with self.lock:
+                self.outbox = deque((letter, *self.outbox))
+        self.end_telling()
+
+    def end_telling(self) -> None:
+        """Nobody tells any more what was told directly."""
+        with self.lock:
+            self.claim = WAITING if self.outbox else None
+
+    def _let_go(self, claim: Claim) -> None:
         """Interrupted, or closed as its event loop ended: the next call takes over."""
         with self.lock:
-            self._claim = None if self._claim is claim else self._claim
+            if self.claim is claim:
+                self.claim = WAITING if self.outbox else None
 
-    def _guard(self, claim: "_Claim") -> Generator[None, None, None]:
+    def _guard(self, claim: Claim) -> Generator[None, None, None]:
         """Lets go of the claim when it is dropped, even with a coroutine that never began."""
         try:
             yield
         finally:
             self._let_go(claim)
 
-    def _next(self, claim: "_Claim", done: "_Letter | None") -> "_Letter | None":
+    def _next(self, claim: Claim, done: "_Letter | None") -> "_Letter | None":
         with self.lock:
-            if self._claim is not claim:  # taken over
+            if self.claim is not claim:  # taken over
                 return None
             if done is not None and self.outbox:  # a fork empties it
                 self.outbox.popleft()
             if self.outbox:
                 return self.outbox[0]
-            self._claim = None
+            self.claim = None
             return None
 
     async def _drive(
-        self, claim: "_Claim", step: "tuple[_Letter, Subscription] | None", guard: Generator[None, None, None]
+        self, claim: Claim, step: "tuple[_Letter, Subscription] | None", guard: Generator[None, None, None]
     ) -> None:
         loop = running_loop()
         self._last_loop = None if loop is None else weakref.ref(loop)
@@ -369,9 +394,11 @@ class Teller:
 
     def after_fork(self) -> None:
         """In the child: the other threads are gone, and what was to be told is told by the parent."""
-        claim = self._claim
-        if claim is not None and (claim.thread != get_ident() or claim.loop is not None):
-            self._claim = None
+        claim = self.claim
+        if claim is not None and (not claim.is_mine or claim.loop is not None):
+            self.claim = None
+        elif isinstance(claim, Direct):
+            self.claim = Claim()  # so that what it tells ends with the listener that it is at
         self._dropped = None
         while self.outbox:
             letter = self.outbox.popleft()
@@ -388,22 +415,6 @@ class _Letter:
         self.context = copy_context()  # whoever delivers may be another thread or task
         self.receivers = receivers
         self.given = 0
-
-
-class _Claim:
-    """Held by whoever delivers."""
-
-    __slots__ = ("interrupt", "loop", "thread")
-
-    def __init__(self) -> None:
-        self.thread = get_ident()
-        self.loop: Any = None
-        self.interrupt: BaseException | None = None
-
-    @property
-    def is_void(self) -> bool:
-        """Whether its event loop was closed before it came to an end."""
-        return self.loop is not None and self.loop.is_closed()
 
 
 class _Farewell:

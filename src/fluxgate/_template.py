@@ -4,19 +4,23 @@ Speed needs it generated: a wrapper with the function's own parameters costs a t
 The sources are registered with `linecache`, so that tracebacks show them.
 
 The function is called from the wrapper's own frame, which is all that its traceback gains. The test whether the lane
-is still open and the append to it stand together without a call in between: CPython switches threads at calls, returns
-and backward jumps only, and even elsewhere the worst is a stale outcome that is not reported (see `_core`).
+is still open and the append to it stand together without a call in between, and so do the test whether anybody
+delivers, the claim and the number of the event: CPython switches threads, and runs signal handlers, at calls, returns
+and backward jumps only.
 """
 
 import linecache
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import cache, update_wrapper
 from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._claims import WAITING, WRAPPERS
 from ._core import NO_VALUE
 from ._functions import refuse_coroutine, require_awaitable
 from .errors import CallNotPermittedError
+from .events import CallSucceeded
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -55,15 +59,55 @@ def make(_func, _core, _clock):
             raise
         _ended = _clock.monotonic()
         _elapsed = _ended - _started
-        if _stamp is _core.lane and _elapsed < _stamp.below and _ended < _stamp.until:
+        if _stamp is not _core.lane or _elapsed >= _stamp.below:
+            {settle}
+        if _ended < _stamp.until:
             _stamp.durations.append(_elapsed)
             return{result}
-        _core.returned(_stamp, _started, _ended, _value)
+        if _ended >= _stamp.told_until or _core.claim is not None or _elapsed < 0.0:
+            {settle}
+        _core.claim = _claim = _stamp.claim
+        _core.sequence = _number = _core.sequence + 1
+        try:
+            _stamp.durations.append(_elapsed)
+            _event = Success()
+            _event.circuit_name = _stamp.name
+            _event.timestamp = _ended + _stamp.wall
+            _event.state = _stamp.state
+            _event.duration = _elapsed
+            _event.call_id = _event.sequence = _number
+            _event.stale = _event.slow = False
+            _event.__class__ = CallSucceeded
+        except BaseException:
+            _core.end_telling()
+            raise
+        try:
+            _answer = copy_context().run(_claim.tell, _event)
+            if _answer is not None:
+                refuse_coroutine(_answer, "listener")
+        except BaseException as _error:
+            _core.cut_short(_claim, _event, _error)
+            if isinstance(_error, (KeyboardInterrupt, SystemExit)):
+                if _core.outbox:
+                    {deliver}
+                raise
+        else:
+            if _core.outbox:
+                _core.claim = WAITING
+            else:
+                _core.claim = None
+                return{result}
         if _core.outbox:
             {deliver}
         return{result}
     return protected
 """
+
+_SETTLE = """\
+_core.returned(_stamp, _started, _ended, _value)
+if _core.outbox:
+    {deliver}
+return{result}"""
 
 _FALL_BACK = """\
 def make(_func, _fall_back):
@@ -105,7 +149,13 @@ _RUN_METHOD = {
     "function": "_value = refuse_coroutine(func(*args, **kwargs))",
     "coroutine function": "_value = await require_awaitable(func(*args, **kwargs))",
 }
+_FALLBACKS = "<fluxgate fallback around a "
 _SCOPE = {
+    "__name__": __name__,
+    "CallSucceeded": CallSucceeded,
+    "Success": CallSucceeded.drafts,
+    "WAITING": WAITING,
+    "copy_context": copy_context,
     "CallNotPermittedError": CallNotPermittedError,
     "CoroutineType": CoroutineType,
     "NO_VALUE": NO_VALUE,
@@ -122,19 +172,22 @@ def _maker(
 ) -> Callable[..., Any]:
     """The compiled `make` of a template; one serves all functions with the same parameters."""
     asynchronous = kind.startswith(("async", "coroutine"))
+    deliver = "await _core.deliver_async()" if asynchronous else "_core.deliver()"
+    result = "" if kind == "async generator function" else " _value"
+    settle = _SETTLE.format(deliver=deliver, result=result)
     source = template.format(
         async_="async " if asynchronous else "",
         await_="await " if asynchronous else "",
-        deliver="await _core.deliver_async()" if asynchronous else "_core.deliver()",
+        deliver=deliver,
+        settle=settle.replace("\n", "\n            "),
         params=params,
         arguments=arguments,
         prologue=prologue,
         run=run.format(arguments=arguments).replace("\n", "\n            "),
         nested=kind in _RUN_METHOD,  # a generator's consumer runs in between, in the generator's own context
-        result="" if kind == "async generator function" else " _value",
+        result=result,
     )
-    part = "fallback" if template is _FALL_BACK else "breaker"
-    filename = f"<fluxgate {part} around a {kind}({params})>"
+    filename = f"{WRAPPERS if template is _PATH else _FALLBACKS}{kind}({params})>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     scope: dict[str, Any] = dict(_SCOPE)
     exec(compile(source, filename, "exec"), scope)

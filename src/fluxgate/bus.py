@@ -12,6 +12,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from . import _check
+from ._claims import Claim
 from ._forks import KeptWhole
 from ._plugins import observable
 from ._routes import Routes, kinds_of, table_of
@@ -370,6 +371,11 @@ class Bus:
         with self.lock:
             subscriptions = [*self._subscriptions, *self._own]
         return [each.box for each in subscriptions if each.box is not None and not each.outlet.worker.is_current]
+
+    def claims(self) -> list[Claim | None]:
+        """Those under which the circuits' events are being delivered."""
+        with self.lock:
+            return [core.claim for core in (*self._circuits, *self._retired)]
 
     def _cores(self) -> list["Core"]:
         with self.lock:

@@ -1,0 +1,107 @@
+"""Who delivers what a circuit has to tell: the claims of `_teller`.
+
+Most events go through the outbox, under a `Claim`. A plain success need not. Where everybody who listens can be called
+at once, in a steady stretch, while nobody delivers and nothing waits, it is told straight from the frame of the call,
+under the `Direct` claim of the lane: without the lock, and without the outbox (the path is in `_template`).
+"""
+
+import sys
+import weakref
+from contextvars import copy_context
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from ._functions import refuse_coroutine
+from .events import Event
+
+if TYPE_CHECKING:
+    from ._subscription import Subscription
+    from ._teller import Teller
+
+WRAPPERS = "<fluxgate breaker around a "
+"""So the file name of a wrapper's code begins."""
+
+
+class Claim:
+    """Held by whoever delivers."""
+
+    __slots__ = ("interrupt", "loop", "thread")
+
+    receivers: "tuple[Subscription, ...]" = ()
+    """Those who are told without being in the outbox."""
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+        self.loop: Any = None
+        self.interrupt: BaseException | None = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread holds it."""
+        return self.thread == get_ident()
+
+    @property
+    def is_void(self) -> bool:
+        """Whether its event loop was closed before it came to an end."""
+        return self.loop is not None and self.loop.is_closed()
+
+
+class _Waiting(Claim):
+    """Stands where nobody delivers and something waits: whoever comes may take over."""
+
+    __slots__ = ()
+
+    @property
+    def is_mine(self) -> bool:
+        return False
+
+    @property
+    def is_void(self) -> bool:
+        return True
+
+
+WAITING = _Waiting()
+
+
+class Direct(Claim):
+    """Held by whoever tells `receivers` from the frame of a call; one serves all calls of a lane in turn."""
+
+    __slots__ = ("_core", "given", "receivers", "tell")
+
+    def __init__(self, receivers: "tuple[Subscription, ...]", core: "Teller") -> None:
+        super().__init__()
+        self.receivers = receivers
+        self.given = 1
+        """How many have had the event at hand."""
+        self.tell = receivers[0].call if len(receivers) == 1 else self._tell_each
+        self._core = weakref.ref(core)  # which holds this
+
+    @property
+    def is_mine(self) -> bool:
+        # Asked so seldom that the stack has to answer: noting the thread would cost each call.
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(WRAPPERS) and frame.f_locals.get("_claim") is self:
+                return True
+            frame = frame.f_back  # type: ignore[assignment]
+        return False
+
+    def _tell_each(self, event: Event) -> None:
+        core = self._core()
+        interrupt: BaseException | None = None
+        self.given = 0
+        for subscription in self.receivers:
+            if core is None or core.claim is not self:
+                break  # a listener has forked, and this is the child: the parent tells the others
+            self.given += 1
+            if subscription.active:
+                try:
+                    answer = copy_context().run(subscription.call, event)
+                    if answer is not None:
+                        refuse_coroutine(answer, "listener")
+                except (KeyboardInterrupt, SystemExit) as error:
+                    interrupt = error
+                except BaseException as error:
+                    subscription.failed(event, error, core)
+        if interrupt is not None:
+            raise interrupt

@@ -1,0 +1,552 @@
+"""Plain successes that are told straight from the frame of the call: nothing of what holds elsewhere may be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from itertools import count
+from threading import Barrier, Event, get_ident
+from typing import Any
+
+import pytest
+
+from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, FailureStreak, Subscription, TimeWindow, _core, flush
+from fluxgate._claims import Direct
+from fluxgate.events import CallEnded, CallStarted, CallSucceeded, ListenerFailed, StateChanged
+from fluxgate.testing import EventRecorder, VirtualClock
+from tests.faces import Make, both
+from tests.running import PATIENCE, Interrupt, Running, arrives, interrupted, restless, together
+
+pytestmark = pytest.mark.skipif(not _core._GIL, reason="without the GIL each call takes the lock")
+
+
+def told_directly(cb: Any) -> bool:
+    """Whether the circuit is telling somebody from the frame of a call."""
+    return isinstance(cb._core.claim, Direct)
+
+
+class Notes:
+    """A listener of successes that notes whether it was told directly, and then does something."""
+
+    events = (CallSucceeded,)
+
+    def __init__(self, cb: Any = None, do: Callable[[Any], object] = lambda event: None) -> None:
+        self.cb, self.do = cb, do
+        self.direct: list[bool] = []
+        self.heard: list[int] = []
+
+    def __call__(self, event: Any) -> None:
+        self.direct.append(told_directly(self.cb))
+        self.heard.append(event.sequence)
+        self.do(event)
+
+
+def noting(do: Callable[[Any], object] = lambda event: None, *, of: int = 1, **rules: Any) -> tuple[Any, list[Notes]]:
+    """A circuit on a clock that stands still, heard by so many, of whom the first does something; in its lane."""
+    cb = CircuitBreaker("payments", bus=Bus(), clock=VirtualClock(), tripper=FailureStreak(9), **rules)
+    cb.call(abs, 1)
+    notes = [Notes(cb, do if number == 0 else lambda event: None) for number in range(of)]
+    quiet, notes[0].do = notes[0].do, lambda event: None
+    for each in notes:
+        cb.attach(each)
+    cb.call(abs, 1)
+    for each in notes:
+        assert each.direct == [False]
+        each.direct.clear()
+        each.heard.clear()
+    notes[0].do = quiet
+    return cb, notes
+
+
+@both
+def test_in_a_steady_stretch_a_success_is_told_from_its_own_frame(make: Make) -> None:
+    """After one call with the lock; the events are those of the ordinary path, and the window counts each."""
+    circuit = make(hears=(CallEnded,), tripper=FailureStreak(9), window=TimeWindow(60))
+    claims: list[bool] = []
+    circuit.breaker.attach(lambda event: claims.append(told_directly(circuit.breaker)), CallSucceeded)
+    for _ in range(4):
+        circuit.succeed()
+    circuit.fail()
+    for _ in range(2):
+        circuit.succeed()
+    assert claims == [False, True, True, True, True, True]
+    events = circuit.seen(CallEnded)
+    assert [event.sequence for event in events] == [event.call_id for event in events] == list(range(1, 8))
+    assert {(event.circuit_name, event.state, event.stale, event.timestamp) for event in events} == {
+        ("payments", "closed", False, 1_700_000_000.0)
+    }
+    assert [event.slow for event in circuit.seen(CallSucceeded)] == [False] * 6
+    assert (circuit.metrics.total_count, circuit.metrics.failure_count) == (7, 1)
+
+
+@both
+def test_what_it_tells_of_is_what_happened(make: Make) -> None:
+    """Duration and time of each call are its own."""
+    circuit = make(hears=(CallEnded,), tripper=FailureStreak(9))
+    circuit.succeed()
+    circuit.succeed(1 / 256)
+    circuit.succeed(1 / 256)
+    events = circuit.seen(CallSucceeded)
+    assert [event.duration for event in events] == [0, 1 / 256, 1 / 256]
+    assert [event.timestamp - 1_700_000_000 for event in events] == [0, 1 / 256, 2 / 256]
+
+
+def test_the_lane_ends_with_the_wall_clock_that_it_was_opened_by() -> None:
+    """A wall clock that is set is noticed within 10 ms."""
+    clock, recorder = VirtualClock(), EventRecorder(CallEnded)
+    cb = CircuitBreaker("payments", bus=Bus(), clock=clock, tripper=FailureStreak(9), listeners=[recorder])
+    for _ in range(2):
+        cb.call(abs, 1)
+    clock.set_time(1_000_000)
+    clock.advance(0.01)
+    cb.call(abs, 1)
+    assert recorder.of(CallSucceeded)[-1].timestamp == 1_000_000.01
+
+
+def test_who_is_awaited_or_in_the_background_is_told_in_the_ordinary_way() -> None:
+    """One such listener is enough, since all must hear of one thing in one order."""
+    for extra, delivery in ((Notes(), "background"), (EventRecorder(CallStarted), "inline")):
+        cb, (notes,) = noting()
+        cb.attach(extra, delivery=delivery)
+        cb.call(abs, 1)
+        cb.call(abs, 1)
+        assert notes.direct == [False, False]
+        assert cb._core.bus.flush(PATIENCE)
+
+    told: list[bool] = []
+
+    async def awaited(event: CallSucceeded) -> None:
+        await asyncio.sleep(0)
+        told.append(told_directly(breaker))
+
+    async def main() -> None:
+        for _ in range(3):
+            await breaker.call(asyncio.sleep, 0)
+
+    breaker = AsyncCircuitBreaker("payments", bus=Bus(), tripper=FailureStreak(9))
+    breaker.attach(awaited, CallSucceeded)
+    asyncio.run(main())
+    assert told == [False] * 3
+
+
+def test_a_listener_that_calls_the_breaker_is_told_afterwards() -> None:
+    """One at a time, in order: what comes meanwhile waits until all have been told."""
+    depth: list[int] = []
+    running = 0
+
+    def again(event: Any) -> None:
+        nonlocal running
+        running += 1
+        depth.append(running)
+        if len(depth) < 4:
+            cb.call(abs, 1)
+        running -= 1
+
+    cb, (first, second) = noting(again, of=2)
+    cb.call(abs, 1)
+    assert depth == [1] * 4
+    assert first.heard == second.heard == sorted(first.heard)
+    assert first.direct[0]
+    assert cb._core.claim is None
+    assert not cb._core.outbox
+    assert cb.info().metrics.total_count == 6
+
+
+@pytest.mark.parametrize("of", [1, 3])
+def test_a_listener_that_fails_hides_nobody(of: int) -> None:
+    """The caller gets the value, the others the event, and `ListenerFailed` says what happened, next in order."""
+
+    def fail(event: Any) -> None:
+        raise ValueError("too many")
+
+    failures = EventRecorder(ListenerFailed)
+    cb, notes = noting(fail, of=of)
+    cb.attach(failures)
+    assert cb.call(abs, -1) == 1
+    assert cb.call(abs, -1) == 1
+    assert notes[0].direct == [False, True]
+    assert all(each.heard == notes[0].heard for each in notes)
+    (one, two) = failures.of(ListenerFailed)
+    assert (one.listener, one.error_type, one.count, two.count) == ("Notes", "ValueError", 1, 2)
+    assert two.sequence == notes[0].heard[1] + 1
+
+
+@pytest.mark.parametrize("of", [1, 3])
+def test_a_listener_that_returns_a_coroutine_is_told_so(of: int, recwarn: pytest.WarningsRecorder) -> None:
+    """Nobody would await it: that is a failure of the listener, on this path as well."""
+
+    async def later() -> None:
+        raise AssertionError("never run")
+
+    failures = EventRecorder(ListenerFailed)
+    cb, notes = noting(of=of)
+    cb.attach(lambda event: later(), CallSucceeded)
+    cb.attach(failures)
+    for _ in range(2):
+        cb.call(abs, 1)
+    assert notes[0].direct == [False, True]
+    assert [event.error_type for event in failures.of(ListenerFailed)] == ["fluxgate._functions.WrongColour"] * 2
+    assert not recwarn.list
+
+
+@both
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_interrupt_in_a_listener_reaches_the_caller_when_all_are_told(
+    make: Make, kind: type[BaseException], alone: bool
+) -> None:
+    """The call is counted, the others hear of it, and so do they of what waits behind it."""
+    circuit = make(hears=(StateChanged,), tripper=FailureStreak(9))
+    armed = False
+
+    def listener(event: Any) -> None:
+        nonlocal armed
+        heard.append(event.sequence)
+        if armed:
+            armed = False
+            assert told_directly(circuit.breaker)
+            circuit.call(abs, 1)
+            raise kind
+
+    heard: list[int] = []
+    others = EventRecorder(CallSucceeded)
+    circuit.breaker.attach(listener, CallSucceeded)
+    if not alone:
+        circuit.breaker.attach(others)
+    circuit.call(abs, 1)
+    armed = True
+    with pytest.raises(kind):
+        circuit.call(abs, 1)
+    assert heard == [1, 2, 3]
+    assert [event.sequence for event in others.events_seen] == ([] if alone else heard)
+    circuit.call(abs, 1)
+    assert circuit.metrics.total_count == 4
+    assert heard == [1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it meets a finalizer
+@pytest.mark.parametrize("of", [1, 2])
+def test_a_signal_handler_that_raises_anywhere_silences_nobody(of: int) -> None:
+    """The call at hand ends, at most one event is lost to each, and the circuit's next events are told in order."""
+    step = 0
+    for step in count():
+        cb, notes = noting(of=of)
+        if not interrupted(lambda cb=cb: cb.call(abs, -1), step):  # type: ignore[misc]
+            assert notes[0].direct == [True]
+            break
+        for _ in range(3):
+            cb.call(abs, -1)
+        assert cb._core.claim is None
+        assert not cb._core.outbox
+        for each in notes:
+            assert each.heard == sorted(set(each.heard))
+            assert each.heard[-3:] == notes[0].heard[-3:]
+            assert cb._core.sequence - len(each.heard) <= 2  # one came before
+    assert step > 5
+
+
+def test_a_signal_handler_that_calls_the_breaker_doubles_nothing() -> None:
+    """Wherever it comes, each event is told once, in order, and each call is counted once."""
+    step = 0
+    for step in count():
+        cb, (first, second) = noting(of=2)
+        before = cb.info().metrics.total_count
+        cb.call(abs, -1)  # `info` has closed the lane
+        first.heard.clear()
+        second.heard.clear()
+        called: list[int] = []
+
+        def handler(cb: Any = cb, called: list[int] = called) -> None:
+            called.append(cb.call(abs, -1))
+
+        if not interrupted(lambda cb=cb: cb.call(abs, -1), step, handler):  # type: ignore[misc]
+            break
+        assert len(first.heard) == 2
+        assert first.heard == second.heard == sorted(first.heard)
+        assert called == [1]
+        assert cb.info().metrics.total_count == before + 3
+    assert step > 5
+
+
+CURRENT: ContextVar[str] = ContextVar("current", default="nothing")
+
+
+@pytest.mark.parametrize("of", [1, 2])
+def test_a_listener_has_a_copy_of_the_calls_context(of: int) -> None:
+    """It reads what is current for the call; what it sets is neither the caller's nor the next listener's."""
+    seen: list[str] = []
+
+    def look(event: Any) -> None:
+        seen.append(CURRENT.get())
+        CURRENT.set("set by a listener")
+
+    cb, notes = noting(look, of=of)
+    notes[-1].do = look
+    token = CURRENT.set("the call's")
+    try:
+        cb.call(abs, 1)
+        assert seen == ["the call's"] * of
+        assert CURRENT.get() == "the call's"
+    finally:
+        CURRENT.reset(token)
+    assert notes[0].direct == [True]
+
+
+def test_a_listener_may_close_itself_and_others() -> None:
+    """From within: nobody is waited for, and who is closed hears no more, not even of this."""
+    subscriptions: list[Subscription] = []
+
+    def close_all(event: Any) -> None:
+        for each in subscriptions:
+            each.close()
+
+    cb, notes = noting(close_all, of=1)
+    second = Notes(cb)
+    subscriptions += [*cb._core.own, cb.attach(second)]
+    cb.call(abs, 1)
+    second.heard.clear()
+    notes[0].direct.clear()
+    assert not cb._core.own
+    cb.call(abs, 1)
+    assert notes[0].direct == []
+    assert second.heard == []
+
+
+@pytest.mark.parametrize("of", [1, 2])
+def test_closing_waits_for_a_call_in_another_thread(of: int) -> None:
+    """Once `close` has returned the listener is not called, nor still running."""
+    inside, free, left = Event(), Event(), Event()
+
+    def linger(event: Any) -> None:
+        inside.set()
+        assert arrives(free)
+        left.set()
+
+    cb, notes = noting(linger, of=of)
+    subscription = cb._core.own[0]
+    calling = Running(lambda: cb.call(abs, 1))
+    assert arrives(inside)
+    assert notes[0].direct == [True]
+    closing = Running(subscription.close)
+    assert not closing.done(0.05)
+    free.set()
+    assert closing.done()
+    assert left.is_set()
+    assert calling.done()
+    assert not subscription.active
+
+
+def test_a_listener_that_is_closed_while_another_is_told_hears_no_more() -> None:
+    """Also where nobody could wait any longer for the one before it."""
+    inside, free = Event(), Event()
+
+    def linger(event: Any) -> None:
+        inside.set()
+        assert arrives(free)
+
+    cb, notes = noting(linger, of=2)
+    calling = Running(lambda: cb.call(abs, 1))
+    assert arrives(inside)
+    cb._core.own[1].close()
+    free.set()
+    assert calling.done()
+    assert notes[0].direct == [True]
+    assert notes[1].heard == []
+
+
+def test_flushing_waits_for_others_and_not_for_itself() -> None:
+    """`flush` in another thread waits until the listener is through; in the listener itself it returns."""
+    inside, free = Event(), Event()
+    flushed: list[bool] = []
+
+    def linger(event: Any) -> None:
+        flushed.append(cb._core.bus.flush(PATIENCE))
+        inside.set()
+        assert arrives(free)
+
+    cb, notes = noting(linger)
+    calling = Running(lambda: cb.call(abs, 1))
+    assert arrives(inside)
+    assert flushed == [True]
+    assert not cb._core.bus.flush(0)
+    free.set()
+    assert calling.done()
+    assert cb._core.bus.flush(0)
+    assert notes[0].direct == [True]
+
+
+def test_a_thread_that_comes_while_another_tells_leaves_its_event_to_it() -> None:
+    """It waits for nobody's listener, and the one that tells goes on with what was left."""
+    inside, free = Event(), Event()
+
+    def linger(event: Any) -> None:
+        if not inside.is_set():
+            inside.set()
+            assert arrives(free)
+        threads.append(get_ident())
+
+    threads: list[int] = []
+    cb, notes = noting(linger)
+    calling = Running(lambda: cb.call(abs, 1))
+    assert arrives(inside)
+    cb.call(abs, 1)
+    cb.call(abs, 1)
+    assert threads == []
+    free.set()
+    assert calling.done()
+    assert len(threads) == 3
+    assert set(threads) != {get_ident()}
+    assert notes[0].heard == sorted(notes[0].heard)
+    assert notes[0].direct == [True, False, False]
+
+
+def test_threads_lose_nothing_and_keep_the_order() -> None:
+    """However they interleave: every success of eight threads is told once, gapless, in order, one at a time."""
+    calls, threads = 400, 8
+    cb = CircuitBreaker("payments", bus=Bus(), tripper=FailureStreak(9), window=TimeWindow(3600))
+    inside = 0
+    direct: set[bool] = set()
+    numbers: list[int] = []
+
+    def listener(event: CallSucceeded) -> None:
+        nonlocal inside
+        inside += 1
+        assert inside == 1
+        numbers.append(event.sequence)
+        direct.add(told_directly(cb))
+        inside -= 1
+
+    failures = EventRecorder(ListenerFailed)
+    cb.attach(listener, CallEnded)
+    cb.attach(failures)
+    protected = cb(abs)
+    barrier = Barrier(threads)
+
+    def work() -> None:
+        barrier.wait(PATIENCE)
+        for _ in range(calls):
+            protected(-1)
+
+    with restless():
+        together(*[work] * threads)
+    assert cb._core.bus.flush(PATIENCE)
+    assert not failures.events_seen
+    assert numbers == list(range(1, calls * threads + 1))
+    assert cb.info().metrics.total_count == calls * threads
+    assert direct == {True, False}
+
+
+@pytest.fixture
+def child() -> Callable[[Callable[[], bool]], bool]:
+    """Runs something in a forked child; whether it was true there."""
+
+    def fork(check: Callable[[], bool]) -> bool:
+        pid = os.fork()
+        if pid == 0:
+            good = False
+            try:
+                good = check()
+            finally:
+                os._exit(0 if good else 1)
+        return os.waitpid(pid, 0)[1] == 0
+
+    return fork
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_in_a_listener_tells_the_rest_in_the_parent_alone() -> None:
+    """The child ends with the listener that forked, and its next calls are told as ever."""
+    forked: list[int] = []
+
+    def fork(event: Any) -> None:
+        if not forked:
+            forked.append(os.fork())
+
+    cb, (first, second) = noting(fork, of=2)
+    cb.call(abs, 1)
+    if forked[0] == 0:
+        good = False
+        try:
+            untold = second.heard == []
+            for _ in range(2):
+                cb.call(abs, 1)
+            good = untold and len(second.heard) == 2 and len(first.heard) == 3 and cb._core.claim is None
+        finally:
+            os._exit(0 if good else 1)
+    assert os.waitpid(forked[0], 0)[1] == 0
+    assert first.direct == [True]
+    assert first.heard == second.heard
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_another_thread_tells_leaves_the_child_usable(child: Callable[[Callable[[], bool]], bool]) -> None:
+    """Its claim is not in the child, which tells its own calls."""
+    inside, free = Event(), Event()
+
+    def linger(event: Any) -> None:
+        if not inside.is_set():
+            inside.set()
+            assert arrives(free)
+
+    cb, (notes,) = noting(linger)
+    calling = Running(lambda: cb.call(abs, 1))
+    assert arrives(inside)
+    before = len(notes.heard)
+
+    def check() -> bool:
+        cb.call(abs, 1)
+        cb.call(abs, 1)
+        return len(notes.heard) == before + 2
+
+    assert child(check)
+    free.set()
+    assert calling.done()
+
+
+def test_a_clock_that_goes_back_under_a_call_gives_no_negative_duration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patched while the call runs, as tests of others do: it goes the ordinary way."""
+    import time
+
+    recorder = EventRecorder(CallEnded)
+    cb = CircuitBreaker("payments", bus=Bus(), tripper=FailureStreak(9), listeners=[recorder])
+    cb.call(abs, 1)
+    core = cb._core
+    cb.call(lambda: monkeypatch.setattr(time, "monotonic", lambda: -1.0))
+    monkeypatch.undo()
+    assert [event.duration >= 0 for event in recorder.of(CallSucceeded)] == [True, True]
+    assert core.claim is None
+
+
+def test_a_circuit_that_is_heard_is_freed_with_its_breaker() -> None:
+    """The claim of a lane does not hold the circuit."""
+    bus, retired = Bus(), EventRecorder()
+    bus.attach(retired)
+    cb = CircuitBreaker("payments", bus=bus, tripper=FailureStreak(9))
+    cb.attach(lambda event: None, CallEnded)
+    cb.attach(lambda event: None, CallEnded)
+    for _ in range(3):
+        cb.call(abs, 1)
+    del cb
+    flush()
+    assert bus.circuits() == []
+
+
+def test_an_interrupt_before_the_listener_is_called_lets_go() -> None:
+    """A signal handler that raises between the numbering of an event and its telling costs that event alone."""
+    cb, (notes,) = noting()
+
+    class Durations(list[float]):
+        def append(self, duration: float) -> None:
+            raise Interrupt
+
+    lane = cb._core.lane
+    assert lane is not None
+    lane.durations = Durations()
+    with pytest.raises(Interrupt):
+        cb.call(abs, 1)
+    assert cb._core.claim is None
+    lane.durations = []
+    cb.call(abs, 1)
+    assert notes.direct == [True]
