@@ -41,14 +41,13 @@ from .events import (
     Reconfigured,
 )
 from .metric import Metric, Verdict
-from .state import OPEN, State
+from .state import FORCED_OPEN, OPEN, State
 
 if TYPE_CHECKING:
     from ._routes import Routes
     from ._subscription import Subscription
     from .bus import Bus
 
-_FOREVER = math.inf
 _LANE_TIME = 0.01  # seconds
 _GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -89,8 +88,8 @@ class Core(Teller):
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
         self.lane: Lane | None = None
         """The stamp of calls that begin without the lock, while they may."""
-        self.gate: tuple[float, Verdict | None, Opening | None] | None = None
-        """While refusals need no lock: when the wait is over (monotonic), why the circuit opened, and on what."""
+        self.gate: tuple[float, State, Verdict | None, Opening | None] | None = None
+        """While refusals need no lock: until when (monotonic), the state, why the circuit opened, and on what."""
         self.with_blocks: list[tuple[int, Stamp, float]] = []
         self._stretch: Lane | None = None  # the lane of this generation, open or not
         self._unheard = 0  # calls that began surrounded, with nobody to hear of it
@@ -106,12 +105,6 @@ class Core(Teller):
         lane = self.lane
         if lane is not None:
             return lane
-        gate = self.gate
-        if gate is not None:
-            # Nothing to decide, count or tell: no lock. A reset that happens meanwhile is simply later.
-            left = gate[0] - self.clock.monotonic()
-            if left > 0:
-                return CallNotPermittedError(self.name, OPEN, None if left == _FOREVER else left, gate[1], gate[2])
         machine = self.machine
         now, wall = self.clock.monotonic(), self.clock.time()
         refused: Event | None = None
@@ -303,9 +296,10 @@ class Core(Teller):
         """See which of the next calls need the lock, and for what."""
         machine = self.machine
         self.gate = self.lane = None
-        if machine.state is OPEN:
+        if machine.state is OPEN or machine.state is FORCED_OPEN:
             if CallRejected not in self.routes:
-                self.gate = (machine.open_until, machine.verdict, self.opening)
+                until = machine.open_until if machine.state is OPEN else math.inf
+                self.gate = (until, machine.state, machine.verdict, self.opening)
         elif machine.admits_all and CallStarted not in self.routes and Around not in self.routes:
             lane = self._stretch
             if lane is None or lane.generation != machine.generation:

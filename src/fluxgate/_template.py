@@ -10,6 +10,7 @@ and backward jumps only.
 """
 
 import linecache
+import math
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import cache, update_wrapper
@@ -32,6 +33,14 @@ def make(_func, _core, _clock):
     {async_}def protected({params}):{prologue}
         _stamp = _core.lane
         if _stamp is None:
+            _gate = _core.gate
+            if _gate is not None:
+                _until, _state, _verdict, _opening = _gate
+                _left = _until - _clock.monotonic()
+                if _left > 0.0:
+                    raise CallNotPermittedError(
+                        _core.name, _state, _left if _left < FOREVER else None, _verdict, _opening
+                    )
             _stamp = _core.admit({nested})
             if _stamp.__class__ is CallNotPermittedError:
                 try:
@@ -151,6 +160,7 @@ _RUN_METHOD = {
 }
 _FALLBACKS = "<fluxgate fallback around a "
 _SCOPE = {
+    "FOREVER": math.inf,
     "__name__": __name__,
     "CallSucceeded": CallSucceeded,
     "Success": CallSucceeded.drafts,
