@@ -94,13 +94,16 @@ def test_a_count_window_does_not_drift() -> None:
     assert record.metric(0.0).total_duration == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_count_window_costs_nine_bytes_a_call() -> None:
-    """One byte for the outcome and eight for the duration, and no more than the window is large."""
-    record: Any = CountWindow(1000).open(SLOW, ())
-    for _ in range(2500):
-        record.add(0.0, 0.0, 0.1, False)
-    assert len(record._flags) == 1000
-    assert len(record._durations) * record._durations.itemsize == 8000
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_failure_that_took_no_time_is_a_failure(failed: bool) -> None:
+    """Also where the clock does not tell its end from its beginning; and it is forgotten as one."""
+    record = CountWindow(2).open(SLOW, ())
+    record.add(0.0, 7.0, 0.0, failed)
+    assert record.metric(0.0).failure_count == failed
+    record.rejudge(1e-9, (1e-9,))
+    compare(record, [Done(0.0, 7.0, 0.0, failed)], 0.0, 1e-9, (1e-9,))
+    record.add_plain(0.0, [0.0, 0.0])
+    assert record.metric(0.0).failure_count == 0
 
 
 @pytest.mark.parametrize("window", [CountWindow(3), TimeWindow(100)], ids=["count", "time"])

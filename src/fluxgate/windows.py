@@ -1,8 +1,8 @@
 """Windows: the sliding record of calls, by count or by time.
 
 `CountWindow` and `TimeWindow` are what users write: immutable descriptions that circuits may share. Each circuit
-opens a record of its own from one: `CountRecord` costs 9 bytes a call (one for the outcome, eight for the
-duration), `TimeRecord` keeps sums in at most 100 slices, whatever the traffic.
+opens a record of its own from one: `CountRecord` costs 8 bytes a call, and half a byte for room to grow; `TimeRecord`
+keeps sums in at most 100 slices, whatever the traffic.
 """
 
 import math
@@ -14,9 +14,12 @@ from typing import final
 from . import _check
 from .metric import Metric, make_metric
 
-_FAILED = 1
-_SLOW = 2
+_FAILED_AT_ONCE = -5e-324
+"""How a failure that took no time is held: the negative number nearest to zero."""
 _SLICES = 100
+# For all records that hold nothing, or count by no threshold: neither is written to.
+_EMPTY = array("d")
+_NO_COUNTS: list[int] = []
 
 
 class Window:
@@ -121,14 +124,13 @@ class Record:
 
 @final
 class CountRecord(Record):
-    """A ring of outcomes and durations; grows with the calls until it is full."""
+    """A ring of durations, a failure's being negative; grows with the calls until it is full."""
 
     __slots__ = (
         "_counts",
         "_durations",
         "_failed_at",
         "_failures",
-        "_flags",
         "_floor",
         "_head",
         "_lap",
@@ -139,73 +141,77 @@ class CountRecord(Record):
 
     def __init__(self, size: int, slow_threshold: float, thresholds: Collection[float]) -> None:
         self._size = size
-        self.thresholds = tuple(sorted(thresholds))
         self._clear()
         self.rejudge(slow_threshold, thresholds)
 
     def _clear(self) -> None:
         self._head = 0
-        self._flags = bytearray()
-        self._durations = array("d")
+        self._durations = _EMPTY
         self._failures = 0
         self._failed_at: _Times | None = None
         # Two sums, of this lap around the ring and of what is left of the last one: each starts afresh with a
         # lap, so that adding and subtracting floats cannot drift for ever.
         self._lap = 0.0
         self._old_lap = 0.0
-        self._slow = 0
-        self._counts = [0] * len(self.thresholds)
 
     def rejudge(self, slow_threshold: float, thresholds: Collection[float]) -> None:
         self.slow_threshold = slow_threshold
         self.thresholds = tuple(sorted(thresholds))
         self._floor = min((slow_threshold, *self.thresholds))
         self._slow = 0
-        self._counts = [0] * len(self.thresholds)
-        for index, duration in enumerate(self._durations):
-            self._flags[index] = self._flags[index] & _FAILED | (_SLOW if duration >= self._floor else 0)
-            self._count_slow(duration, 1)
+        self._counts = [0] * len(self.thresholds) if self.thresholds else _NO_COUNTS
+        for duration in self._durations:
+            self._count_slow(abs(duration), 1)
 
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
-        flag = _FAILED if failed else 0
+        held = duration
         if failed:
             if self._failed_at is None:
                 self._failed_at = _Times()
             self._failed_at.push(wall)
             self._failures += 1
+            held = -duration or _FAILED_AT_ONCE
         if duration >= self._floor:
-            flag |= _SLOW
             self._count_slow(duration, 1)
         head = self._head
-        if head == len(self._durations):
-            self._flags[head:] = (flag,)  # no call: should a signal handler raise here, both stay of one length
-            self._durations.append(duration)
-        else:
-            self._old_lap -= self._durations[head]
+        if head < len(self._durations):
             self._forget(head)
-            self._flags[head] = flag
-            self._durations[head] = duration
+            self._durations[head] = held
+        elif head:
+            self._durations.append(held)
+        else:
+            self._durations = array("d", (held,))
         self._lap += duration
         self._advance(head + 1)
 
     def add_plain(self, now: float, durations: Sequence[float]) -> None:
         if len(durations) >= self._size:  # nothing older stays
             self._clear()
+            self.rejudge(self.slow_threshold, self.thresholds)
             durations = durations[-self._size :]
         start = 0
         while start < len(durations):
             head = self._head
             chunk = array("d", durations[start : start + self._size - head])
             end = head + len(chunk)
-            self._old_lap -= sum(self._durations[head:end])
-            if any(self._flags[head:end]):
-                for index in range(head, min(end, len(self._flags))):
+            old = self._durations[head:end]
+            if old and self._may_hold_others and (min(old) < 0 or max(old) >= self._floor):
+                for index in range(head, head + len(old)):
                     self._forget(index)
-            self._flags[head:end] = bytes(len(chunk))
-            self._durations[head:end] = chunk
+            else:
+                self._old_lap -= sum(old)
+            if self._durations:
+                self._durations[head:end] = chunk
+            else:
+                self._durations = chunk
             self._lap += sum(chunk)
             self._advance(end)
             start += len(chunk)
+
+    @property
+    def _may_hold_others(self) -> bool:
+        """Whether anything but plain successes is held."""
+        return bool(self._failures or self._slow or any(self._counts))
 
     def _advance(self, head: int) -> None:
         if head == self._size:
@@ -214,12 +220,14 @@ class CountRecord(Record):
         self._head = head
 
     def _forget(self, index: int) -> None:
-        flag = self._flags[index]
-        if flag & _FAILED and self._failed_at is not None:
+        duration = self._durations[index]
+        if duration < 0 and self._failed_at is not None:
+            duration = -duration
             self._failures -= 1
             self._failed_at.drop_first()
-        if flag & _SLOW:
-            self._count_slow(self._durations[index], -1)
+        self._old_lap -= duration
+        if duration >= self._floor:
+            self._count_slow(duration, -1)
 
     def _count_slow(self, duration: float, step: int) -> None:
         if duration >= self.slow_threshold:
@@ -231,10 +239,10 @@ class CountRecord(Record):
     def metric(self, now: float) -> Metric:
         duration = max(self._lap + self._old_lap, 0.0)
         counts = dict(zip(self.thresholds, self._counts, strict=True))
-        return make_metric(len(self._flags), self._failures, duration, self._slow, counts)
+        return make_metric(len(self._durations), self._failures, duration, self._slow, counts)
 
     def total(self, now: float) -> int:
-        return len(self._flags)
+        return len(self._durations)
 
     def failing_since(self, now: float) -> float | None:
         return self._failed_at.first() if self._failures and self._failed_at is not None else None
