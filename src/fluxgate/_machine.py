@@ -54,6 +54,7 @@ MOVES: Mapping[Trigger, Mapping[State, frozenset[State]]] = MappingProxyType(
 RECORDING = frozenset((CLOSED, HALF_OPEN, METRICS_ONLY))
 ADMITTING = frozenset((CLOSED, METRICS_ONLY, DISABLED))
 _STAND_IN_WAIT = 60.0
+_NEVER = -math.inf  # one object for all: negating makes another each time
 
 _WORDS_BY_HAND = {
     CLOSED: "reset by hand",
@@ -90,8 +91,8 @@ class Lane(Stamp):
         self.state = CLOSED
         self.wall = 0.0
         self.below = 0.0
-        self.until = -math.inf
-        self.told_until = -math.inf
+        self.until = _NEVER
+        self.told_until = _NEVER
         """The same, where somebody is to be told of each (see `_claims`)."""
 
 
@@ -179,12 +180,12 @@ class Machine:
         self.changed_at = wall
         self.generation = 1
         self.reopens = 0
-        self.open_until = -math.inf
+        self.open_until = _NEVER
         self.verdict: Verdict | None = None
-        self.news: list[Change | Hit | Fault] = []
+        self.news: list[Change | Hit | Fault] | None = None  # most circuits never have any
         self._wait = 0.0
-        self._half_open_since = -math.inf
-        self._probes: dict[Stamp, None] = {}
+        self._half_open_since = _NEVER
+        self._probes: dict[Stamp, None] | None = None  # made with the first
         self._last_error: LastError | None = None
         self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
@@ -192,6 +193,12 @@ class Machine:
     def _new_record(self) -> WindowRecord:
         rules = self.rules
         return rules.window.open(rules.slow_threshold, rules.tripper.thresholds)
+
+    def _open_news(self) -> list[Change | Hit | Fault]:
+        fresh: list[Change | Hit | Fault] = []
+        if self.news is None:  # asked when the list is there: making it may run a finalizer that has news as well
+            self.news = fresh
+        return self.news
 
     def _start_recording(self) -> None:
         self.record = self._new_record()
@@ -226,21 +233,28 @@ class Machine:
         try:
             chosen = bool(self.rules.permit(now - self._half_open_since))
         except Exception as error:
-            self.news.append(Fault(role="permit", rule=self.rules.permit, error=error))
+            self._open_news().append(Fault(role="permit", rule=self.rules.permit, error=error))
             chosen = True
         if not chosen:
             return "not_chosen"
         probe = Stamp(self.generation, now + self.rules.half_open_timeout)
-        self._probes[probe] = None
+        first: dict[Stamp, None] = {probe: None}
+        # From here on there is no call, in which a signal handler might admit another or move the circuit.
+        if self._probes is None:
+            self._probes = first
+        else:
+            self._probes[probe] = None
         return probe
 
     def probes_in_flight(self, now: float) -> int:
         """The places that are taken."""
-        if self._probes:
-            late = [probe for probe in self._probes if probe.deadline is not None and now >= probe.deadline]
-            for probe in late:
-                del self._probes[probe]
-        return len(self._probes)
+        probes = self._probes
+        if not probes:
+            return 0
+        late = [probe for probe in probes if probe.deadline is not None and now >= probe.deadline]
+        for probe in late:
+            del probes[probe]
+        return len(probes)
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until a call may pass; ``None`` where no wait is running or only a person can end it."""
@@ -252,9 +266,13 @@ class Machine:
 
     def release(self, stamp: Stamp, now: float) -> bool:
         """Take back a call's stamp, and its place if it is a probe; whether its outcome may still decide."""
-        held = stamp.deadline is None or (stamp in self._probes and now < stamp.deadline)
-        self._probes.pop(stamp, None)
-        return held and stamp.generation == self.generation
+        if stamp.deadline is None:
+            return stamp.generation == self.generation
+        probes = self._probes
+        if probes is None or stamp not in probes:
+            return False
+        del probes[stamp]
+        return now < stamp.deadline and stamp.generation == self.generation
 
     def succeed(self, duration: float, now: float, wall: float) -> None:
         """Record a success of this generation and decide (rules 4, 5 and 8)."""
@@ -300,7 +318,7 @@ class Machine:
                 self._settle_down(now)
                 return
         except Exception as error:
-            self.news.append(Fault(role="tripper", rule=tripper, error=error))
+            self._open_news().append(Fault(role="tripper", rule=tripper, error=error))
             return
         if classic:
             verdict = Verdict(in_words(tripper), trips, f"the first probe {'failed' if failed else 'succeeded'}")
@@ -310,7 +328,7 @@ class Machine:
             self._move(CLOSED, Trigger.RECOVERY, verdict, now, wall, seen)
         elif self.state is METRICS_ONLY:
             since = self.record.failing_since(now)
-            self.news.append(
+            self._open_news().append(
                 Hit(
                     metrics=metric,
                     verdict=verdict,
@@ -327,7 +345,7 @@ class Machine:
         try:
             return tripper.explain(metric, state, self._streak, patient=patient)
         except Exception as error:
-            self.news.append(Fault(role="tripper", rule=tripper, error=error))
+            self._open_news().append(Fault(role="tripper", rule=tripper, error=error))
             return Verdict(type(tripper).__name__, trips)
 
     def _settle_down(self, now: float) -> None:
@@ -340,7 +358,7 @@ class Machine:
 
     def _unsettle(self) -> None:
         self._bar = math.inf
-        self.steady_until = -math.inf
+        self.steady_until = _NEVER
 
     @property
     def admits_all(self) -> bool:
@@ -394,6 +412,7 @@ class Machine:
             reopens += old is HALF_OPEN
             wait = self._ask_wait(reopens, hint)
         record = self._new_record() if state in RECORDING else None
+        news = self._open_news()
         change = Change(
             old_state=old,
             new_state=state,
@@ -413,9 +432,9 @@ class Machine:
         self.state = state
         self.changed_at = wall
         self.reopens = reopens
-        self._probes = {}
+        self._probes = None
         self._bar = math.inf
-        self.steady_until = -math.inf
+        self.steady_until = _NEVER
         if state is OPEN:
             self._wait = wait
             self.open_until = now + wait
@@ -427,7 +446,7 @@ class Machine:
         if record is not None:
             self.record = record
             self._streak = 0
-        self.news.append(change)
+        news.append(change)
 
     def _ask_wait(self, reopens: int, hint: float | None) -> float:
         try:
@@ -435,6 +454,6 @@ class Machine:
             if not wait >= 0:  # written so that NaN is refused as well
                 raise ValueError(f"wait() must give at least 0 seconds, got {wait!r}")
         except Exception as error:
-            self.news.append(Fault(role="retry", rule=self.rules.retry, error=error))
+            self._open_news().append(Fault(role="retry", rule=self.rules.retry, error=error))
             return _STAND_IN_WAIT
         return wait
