@@ -175,7 +175,7 @@ class CountRecord(Record):
             self._count_slow(duration, 1)
         head = self._head
         if head < len(self._durations):
-            self._forget(head)
+            self._forget(self._durations[head])
             self._durations[head] = held
         elif head:
             self._durations.append(held)
@@ -195,9 +195,14 @@ class CountRecord(Record):
             chunk = array("d", durations[start : start + self._size - head])
             end = head + len(chunk)
             old = self._durations[head:end]
-            if old and self._may_hold_others and (min(old) < 0 or max(old) >= self._floor):
-                for index in range(head, head + len(old)):
-                    self._forget(index)
+            if self._failures or self._slow or any(self._counts):
+                floor, gone = self._floor, 0.0
+                for held in old:
+                    if 0 <= held < floor:
+                        gone += held
+                    else:
+                        self._forget(held)
+                self._old_lap -= gone
             else:
                 self._old_lap -= sum(old)
             if self._durations:
@@ -208,21 +213,15 @@ class CountRecord(Record):
             self._advance(end)
             start += len(chunk)
 
-    @property
-    def _may_hold_others(self) -> bool:
-        """Whether anything but plain successes is held."""
-        return bool(self._failures or self._slow or any(self._counts))
-
     def _advance(self, head: int) -> None:
         if head == self._size:
             head = 0
             self._old_lap, self._lap = self._lap, 0.0
         self._head = head
 
-    def _forget(self, index: int) -> None:
-        duration = self._durations[index]
-        if duration < 0 and self._failed_at is not None:
-            duration = -duration
+    def _forget(self, held: float) -> None:
+        duration = abs(held)
+        if held < 0 and self._failed_at is not None:
             self._failures -= 1
             self._failed_at.drop_first()
         self._old_lap -= duration
