@@ -90,7 +90,7 @@ class Core(Teller):
         """The stamp of calls that begin without the lock, while they may."""
         self.gate: tuple[float, State, Verdict | None, Opening | None] | None = None
         """While refusals need no lock: until when (monotonic), the state, why the circuit opened, and on what."""
-        self.with_blocks: list[tuple[int, Stamp, float]] = []
+        self.with_blocks: list[tuple[int, Stamp, float]] | None = None  # made with the first
         self._stretch: Lane | None = None  # the lane of this generation, open or not
         self._unheard = 0  # calls that began surrounded, with nobody to hear of it
 

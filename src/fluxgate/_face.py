@@ -166,13 +166,20 @@ class Face:
         # A block is left from the frame that entered it, in whatever thread or context that frame goes on: the frame
         # tells concurrent blocks of one breaker apart. (Frames are numbered by id, since holding one holds its locals.)
         core = self._core
-        core.with_blocks.append((_frame(), stamp, core.clock.monotonic()))
+        blocks = core.with_blocks
+        if blocks is None:
+            blocks = []
+            with core.lock:  # several threads may be the first, and a signal handler as well
+                if core.with_blocks is None:
+                    core.with_blocks = blocks
+                blocks = core.with_blocks
+        blocks.append((_frame(), stamp, core.clock.monotonic()))
 
     def _leave_block(self) -> tuple[Stamp, float]:
         core = self._core
         frame = _frame()
         with core.lock:
-            blocks = core.with_blocks
+            blocks = core.with_blocks or []
             # left from elsewhere (an exit stack's pop_all, a hand-written call): then it is the last one
             index = next((index for index in reversed(range(len(blocks))) if blocks[index][0] == frame), -1)
             _, stamp, started = blocks.pop(index)
