@@ -44,6 +44,7 @@ from .metric import Metric, Verdict
 from .state import FORCED_OPEN, OPEN, State
 
 if TYPE_CHECKING:
+    from ._registry import Reference
     from ._routes import Routes
     from ._subscription import Subscription
     from .bus import Bus
@@ -82,7 +83,7 @@ class CircuitBreakerInfo(Record):
 class Core(Teller):
     """One circuit, whichever breaker it belongs to."""
 
-    __slots__ = ("__weakref__", "_stretch", "_unheard", "gate", "lane", "with_blocks")
+    __slots__ = ("__weakref__", "_stretch", "_unheard", "breaker", "gate", "lane", "with_blocks")
 
     def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
@@ -93,6 +94,8 @@ class Core(Teller):
         self.with_blocks: list[tuple[int, Stamp, float]] | None = None  # made with the first
         self._stretch: Lane | None = None  # the lane of this generation, open or not
         self._unheard = 0  # calls that began surrounded, with nobody to hear of it
+        self.breaker: Reference | None = None
+        """The breaker, weakly, while the bus has the circuit."""
 
     # -- admission ------------------------------------------------------------------------------------------------
 

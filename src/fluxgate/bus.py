@@ -15,6 +15,7 @@ from . import _check
 from ._claims import Claim
 from ._forks import KeptWhole
 from ._plugins import observable
+from ._registry import Reference, Registry
 from ._routes import Routes, kinds_of, table_of
 from ._subscription import Delivery, Listener, Outlet, Subscription, destination_of, tick_interval
 from ._text import log
@@ -43,15 +44,14 @@ class Bus:
 
     def __init__(self) -> None:
         self.lock = RLock()
-        self.graveyard: deque[_Reference] = deque()
+        self.graveyard: deque[Reference] = deque()
         """Circuits that nobody references any more. A finalizer may only append here; `bury` does the work."""
         self.stranded: deque[Core] = deque()
         """Retired circuits whose last events wait for an event loop."""
         self._retired: weakref.WeakSet[Core] = weakref.WeakSet()
         self._forking: list[Core] = []
         self._burying = False
-        self._circuits: dict[Core, _Reference] = {}
-        self._named: dict[str, list[Core]] = {}
+        self._circuits = Registry(self.graveyard.append)
         self._subscriptions: tuple[Subscription, ...] = ()
         self._own: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._outlets: dict[int, Outlet] = {}
@@ -66,39 +66,32 @@ class Bus:
         """Enter a new circuit."""
         self.bury()
         with self.lock:
-            reference = _Reference(breaker, self.graveyard.append)
-            reference.core = core
-            self._circuits[core] = reference
-            self._named.setdefault(core.name, []).append(core)
+            self._circuits.enter(breaker, core)
             self._rewire(core)
 
     def circuits(self) -> list[Any]:
         """The breakers that are alive, sorted by name."""
         self.bury()
-        alive = [(core.name, reference()) for core, reference in list(self._circuits.items())]
+        alive = [(core.name, self.breaker(core)) for core in self._circuits]
         return [breaker for _, breaker in sorted(alive, key=lambda each: each[0]) if breaker is not None]
 
     def namesakes(self, names: Iterable[str]) -> list[Any]:
         """The breakers of these names that are alive; without a look at the others, which may be thousands."""
-        found = (self.breaker(core) for name in names for core in list(self._named.get(name, ())))
+        found = map(self.breaker, self._circuits.named(names))
         return [breaker for breaker in found if breaker is not None]
 
     def breaker(self, core: "Core") -> Any:
         """The breaker of this circuit, or ``None`` where it is gone or retired."""
-        reference = self._circuits.get(core)
+        reference = core.breaker
         return None if reference is None else reference()
 
     def retire(self, core: "Core") -> None:
         """Let a circuit go: tell its listeners, then detach its own."""
         with self.lock:
-            mine = self._circuits.pop(core, None)
-            if mine is not None:
-                self._named[core.name].remove(core)
-                if not self._named[core.name]:
-                    del self._named[core.name]
+            mine = self._circuits.strike(core)
             core.retired = True
             self._retired.add(core)
-        if mine is not None:
+        if mine:
             core.retire()
             if core.awaits:
                 self.stranded.append(core)  # it has no next call: another circuit's will tell what is left
@@ -412,14 +405,6 @@ def _tick_failed(bus: "weakref.ref[Bus]", outlet: "weakref.ref[Outlet]", error: 
     its_bus, its_outlet = bus(), outlet()
     if its_bus is not None and its_outlet is not None:
         its_bus.tick_failed(its_outlet, error)
-
-
-class _Reference(weakref.ref[Any]):
-    """A weak reference to a breaker that still has its core when the breaker is gone."""
-
-    __slots__ = ("core",)
-
-    core: "Core"
 
 
 _buses = KeptWhole[Bus]()
