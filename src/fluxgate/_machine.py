@@ -159,6 +159,7 @@ class Machine:
         "_half_open_since",
         "_last_error",
         "_probes",
+        "_record",
         "_steady_from",
         "_streak",
         "_wait",
@@ -166,7 +167,6 @@ class Machine:
         "generation",
         "news",
         "open_until",
-        "record",
         "reopens",
         "rules",
         "state",
@@ -190,10 +190,6 @@ class Machine:
         self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
 
-    def _new_record(self) -> WindowRecord:
-        rules = self.rules
-        return rules.window.open(rules.slow_threshold, rules.tripper.thresholds)
-
     def _open_news(self) -> list[Change | Hit | Fault]:
         fresh: list[Change | Hit | Fault] = []
         if self.news is None:  # asked when the list is there: making it may run a finalizer that has news as well
@@ -201,9 +197,19 @@ class Machine:
         return self.news
 
     def _start_recording(self) -> None:
-        self.record = self._new_record()
+        self._record: WindowRecord | None = None
         self._streak = 0
         self._unsettle()
+
+    @property
+    def record(self) -> WindowRecord:
+        """The window, made when first asked for: a circuit that is not called needs none."""
+        while (record := self._record) is None:
+            rules = self.rules
+            fresh = rules.window.open(rules.slow_threshold, rules.tripper.thresholds)
+            if self._record is None and self.rules is rules:  # a signal handler may have called this breaker meanwhile
+                self._record = fresh
+        return record
 
     # -- admission ------------------------------------------------------------------------------------------------
 
@@ -248,9 +254,7 @@ class Machine:
 
     def probes_in_flight(self, now: float) -> int:
         """The places that are taken."""
-        probes = self._probes
-        if not probes:
-            return 0
+        probes = self._probes or {}
         late = [probe for probe in probes if probe.deadline is not None and now >= probe.deadline]
         for probe in late:
             del probes[probe]
@@ -277,7 +281,7 @@ class Machine:
     def succeed(self, duration: float, now: float, wall: float) -> None:
         """Record a success of this generation and decide (rules 4, 5 and 8)."""
         if self.state in RECORDING:
-            self.record.add(now, wall, duration, failed=False)
+            (self._record or self.record).add(now, wall, duration, failed=False)
             self._streak = 0
             if duration >= self.rules.plain_below:
                 self._unsettle()
@@ -286,7 +290,7 @@ class Machine:
     def fail(self, duration: float, now: float, wall: float, error: LastError, hint: float | None = None) -> None:
         """Record a failure of this generation and decide; `hint` is the wait in seconds that it asked for."""
         if self.state in RECORDING:
-            self.record.add(now, wall, duration, failed=True)
+            (self._record or self.record).add(now, wall, duration, failed=True)
             self._streak += 1
             self._last_error = error
             self._unsettle()
@@ -300,16 +304,16 @@ class Machine:
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float, wall: float, *, failed: bool, hint: float | None = None) -> None:
-        if now < self.steady_until and self.record.total(now) < self._bar:
+        seen, record = self.generation, self._record
+        if record is None or (now < self.steady_until and record.total(now) < self._bar):
             return
-        seen = self.generation
         if self.state not in RECORDING:
             return  # as in `_move`: moved meanwhile
         tripper = self.rules.tripper
         half_open = self.state is HALF_OPEN
         asked_as = HALF_OPEN if half_open else CLOSED
         patient = not half_open or now - self._half_open_since < self.rules.half_open_timeout
-        metric = self.record.metric(now)
+        metric = record.metric(now)
         classic = half_open and not tripper.applies(asked_as)
         try:
             trips = failed if classic else tripper.trips(metric, asked_as, self._streak, patient=patient)
@@ -327,15 +331,8 @@ class Machine:
         if not trips:
             self._move(CLOSED, Trigger.RECOVERY, verdict, now, wall, seen)
         elif self.state is METRICS_ONLY:
-            since = self.record.failing_since(now)
-            self._open_news().append(
-                Hit(
-                    metrics=metric,
-                    verdict=verdict,
-                    failing_since=since,
-                    last_error=self._relevant_error(metric),
-                )
-            )
+            since, last = record.failing_since(now), self._relevant_error(metric)
+            self._open_news().append(Hit(metrics=metric, verdict=verdict, failing_since=since, last_error=last))
             self._start_recording()
         else:
             self._move(OPEN, Trigger.TRIPPER, verdict, now, wall, seen, hint=hint)
@@ -350,11 +347,12 @@ class Machine:
 
     def _settle_down(self, now: float) -> None:
         """Begin a steady stretch where the rules and the state allow one."""
-        if self.state is not HALF_OPEN and self.rules.tripper.steady:
-            total = self.record.total(now)
+        record = self._record
+        if self.state is not HALF_OPEN and self.rules.tripper.steady and record is not None:
+            total = record.total(now)
             self._bar = next((bar for bar in self.rules.tripper.bars if bar > total), math.inf)
             self._steady_from = now
-            self.steady_until = self.record.steady_until()
+            self.steady_until = record.steady_until()
 
     def _unsettle(self) -> None:
         self._bar = math.inf
@@ -386,7 +384,8 @@ class Machine:
     def configure(self, rules: Rules) -> None:
         """Put other rules in force; the window and a wait that is running stay."""
         self.rules = rules
-        self.record.rejudge(rules.slow_threshold, rules.tripper.thresholds)
+        if self._record is not None:
+            self._record.rejudge(rules.slow_threshold, rules.tripper.thresholds)
         self._unsettle()
 
     def _move(
@@ -411,7 +410,7 @@ class Machine:
         if state is OPEN:
             reopens += old is HALF_OPEN
             wait = self._ask_wait(reopens, hint)
-        record = self._new_record() if state in RECORDING else None
+        afresh = state in RECORDING
         news = self._open_news()
         change = Change(
             old_state=old,
@@ -443,8 +442,8 @@ class Machine:
             self._half_open_since = now
         else:
             self.verdict = verdict if state is FORCED_OPEN else None
-        if record is not None:
-            self.record = record
+        if afresh:
+            self._record = None
             self._streak = 0
         news.append(change)
 
