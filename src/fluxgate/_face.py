@@ -154,9 +154,9 @@ class Face:
         if fallback is not None and "generator" in kind:
             raise TypeError(f"a {kind} cannot have a fallback, since it may fail half-way: {_check.title(func)}")
         protected = protect(func, kind, self._core)
-        if fallback is not None:
-            protected = fall_back(protected, kind, self._fallback(fallback))
         protected.circuit_breaker = self
+        if fallback is not None:
+            protected = fall_back(protected, kind, self._fallback(fallback))  # which has its attributes as well
         return protected
 
     def _fallback(self, fallback: Callable[[Exception], Any]) -> Callable[[Exception], Any]:

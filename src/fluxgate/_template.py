@@ -11,6 +11,7 @@ and backward jumps only.
 
 import linecache
 import math
+import time
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import cache, update_wrapper
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _PATH = """\
-def make(_func, _core, _clock):
+def make(_func, _core, {clock}):
     {async_}def protected({params}):{prologue}
         _stamp = _core.lane
         if _stamp is None:
@@ -168,6 +169,7 @@ _SCOPE = {
     "copy_context": copy_context,
     "CallNotPermittedError": CallNotPermittedError,
     "CoroutineType": CoroutineType,
+    "_clock": time,
     "NO_VALUE": NO_VALUE,
     "refuse_coroutine": refuse_coroutine,
     "require_awaitable": require_awaitable,
@@ -178,7 +180,13 @@ _TAKEN = frozenset((*_SCOPE, "BaseException", "Exception", "GeneratorExit", "Sto
 
 @cache
 def _maker(
-    template: str, kind: str, params: str, run: str = "", arguments: str = "", prologue: str = ""
+    template: str,
+    kind: str,
+    params: str,
+    run: str = "",
+    arguments: str = "",
+    prologue: str = "",
+    clock: str = "_clock",
 ) -> Callable[..., Any]:
     """The compiled `make` of a template; one serves all functions with the same parameters."""
     asynchronous = kind.startswith(("async", "coroutine"))
@@ -190,6 +198,7 @@ def _maker(
         await_="await " if asynchronous else "",
         deliver=deliver,
         settle=settle.replace("\n", "\n            "),
+        clock=clock,
         params=params,
         arguments=arguments,
         prologue=prologue,
@@ -233,6 +242,13 @@ def _signature(func: Any) -> tuple[str, str]:
     return ", ".join(params), ", ".join(arguments)
 
 
+class _Attributes:
+    """Those of every wrapper. Taken from an instance, a `__dict__` shares its keys with all others: half the memory."""
+
+    def __init__(self) -> None:
+        self.__wrapped__ = self.circuit_breaker = None
+
+
 def _dressed(wrapper: Any, func: Any) -> Any:
     if isinstance(func, FunctionType) and wrapper.__code__.co_argcount == func.__code__.co_argcount:
         wrapper.__defaults__ = func.__defaults__
@@ -243,13 +259,19 @@ def _dressed(wrapper: Any, func: Any) -> Any:
 def protect(func: Any, kind: str, core: "Core") -> Any:
     """A wrapper of the function's own kind and parameters that calls it through the circuit."""
     params, arguments = _signature(func)
-    return _dressed(_maker(_PATH, kind, params, _RUN[kind], arguments)(func, core, core.clock), func)
+    # The usual clock is the same for all, so the wrapper finds it among its globals and needs no cell of its own.
+    clock = "_unused" if core.clock is time else "_clock"
+    wrapper = _maker(_PATH, kind, params, _RUN[kind], arguments, clock=clock)(func, core, core.clock)
+    wrapper.__dict__ = vars(_Attributes())
+    return _dressed(wrapper, func)
 
 
 def fall_back(func: Any, kind: str, run_fallback: Callable[[Exception], Any]) -> Any:
     """A wrapper that answers any `Exception` of `func` with what `run_fallback` makes of it."""
     params, arguments = _signature(func)
-    return _dressed(_maker(_FALL_BACK, kind, params, arguments=arguments)(func, run_fallback), func)
+    wrapper = _maker(_FALL_BACK, kind, params, arguments=arguments)(func, run_fallback)
+    wrapper.__dict__ = vars(_Attributes())
+    return _dressed(wrapper, func)
 
 
 def calling(kind: str) -> Callable[[_F], _F]:
