@@ -1,6 +1,6 @@
-"""What kind of function this is; `inspect` is imported when first asked, since it would double our import time."""
+"""What kind of function this is; `inspect` is imported when first needed, since it would double our import time."""
 
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import Any
 
 from ._check import got
@@ -9,9 +9,16 @@ from ._check import got
 class WrongColour(TypeError):
     """A plain function met the async breaker, or a coroutine function the sync one: no outcome of the dependency's."""
 
+# The flags of a function's code, as in `inspect`, which is needed only where the code does not tell all: for other
+# callables, and functions that may have been marked as coroutine functions.
+_KINDS = {0x200: "async generator function", 0x80: "coroutine function", 0x20: "generator function"}
+_UNMARKED = {"__wrapped__"}
+
 
 def kind_of(function: Any) -> str:
     """``function``, ``coroutine function``, ``generator function`` or ``async generator function``."""
+    if isinstance(function, FunctionType) and function.__dict__.keys() <= _UNMARKED:
+        return _KINDS.get(function.__code__.co_flags & sum(_KINDS), "function")
     import inspect
 
     for judged in (function, type(function).__call__):

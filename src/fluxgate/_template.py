@@ -176,6 +176,8 @@ _SCOPE = {
 }
 _TAKEN = frozenset((*_SCOPE, "BaseException", "Exception", "GeneratorExit", "StopAsyncIteration"))
 """Names that a parameter must not hide from the template; its own locals begin with an underscore."""
+_VARARGS = 0x04  # flags of a function's code, as in `inspect`
+_VARKEYWORDS = 0x08
 
 
 @cache
@@ -215,31 +217,33 @@ def _maker(
 
 
 def _signature(func: Any) -> tuple[str, str]:
-    """The function's parameters as source, and the arguments that pass them on."""
-    import inspect
+    """The function's parameters as source, and the arguments that pass them on.
 
+    Read from its code: `inspect.signature` takes as long as all else that decorating does, and `inspect` to import.
+    """
     anything = ("*args, **kwargs", "*args, **kwargs")
     if not isinstance(func, FunctionType) or "__signature__" in func.__dict__:  # that one is for people
         return anything
-    params: list[str] = []
-    arguments: list[str] = []
-    kinds = inspect.Parameter
-    before = None
-    for name, param in inspect.signature(func, follow_wrapped=False).parameters.items():
-        if name.startswith("_") or name in _TAKEN:
-            return anything
-        if before is kinds.POSITIONAL_ONLY and param.kind is not before:
-            params.append("/")
-        if param.kind is kinds.KEYWORD_ONLY and before not in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL):
-            params.append("*")
-        before = param.kind
-        stars = "*" if param.kind is kinds.VAR_POSITIONAL else "**" if param.kind is kinds.VAR_KEYWORD else ""
-        # the defaults themselves are put in place afterwards; here it matters only that there is one
-        params.append(f"{stars}{name}" if param.default is kinds.empty else f"{name}=None")
-        arguments.append(f"{name}={name}" if param.kind is kinds.KEYWORD_ONLY else f"{stars}{name}")
-    if before is kinds.POSITIONAL_ONLY:
-        params.append("/")
-    return ", ".join(params), ", ".join(arguments)
+    code = func.__code__
+    positional, keyword_only = code.co_argcount, code.co_kwonlyargcount
+    end = positional + keyword_only
+    starred = [stars for stars, flag in (("*", _VARARGS), ("**", _VARKEYWORDS)) if code.co_flags & flag]
+    names = code.co_varnames[: end + len(starred)]
+    if any(name.startswith(("_", ".")) or name in _TAKEN for name in names):
+        return anything
+    optional = {*names[positional - len(func.__defaults__ or ()) : positional], *(func.__kwdefaults__ or ())}
+    # the defaults themselves are put in place afterwards; here it matters only that there is one
+    params = [f"{name}=None" if name in optional else name for name in names[:end]]
+    arguments = [*names[:positional], *(f"{name}={name}" for name in names[positional:end])]
+    tail = [stars + name for stars, name in zip(starred, names[end:], strict=True)]
+    if "*" in starred:
+        params.insert(positional, tail[0])
+        arguments.insert(positional, tail.pop(0))
+    elif keyword_only:
+        params.insert(positional, "*")
+    if code.co_posonlyargcount:
+        params.insert(code.co_posonlyargcount, "/")
+    return ", ".join(params + tail), ", ".join(arguments + tail)
 
 
 class _Attributes:
