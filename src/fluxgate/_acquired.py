@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from . import _check
 from ._core import NO_VALUE, Core
-from ._machine import Stamp
+from ._stamps import Stamp
 
 
 def settle(core: Core, stamp: Stamp, started: float, error: BaseException | None) -> None:

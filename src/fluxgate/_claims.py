@@ -66,11 +66,15 @@ WAITING = _Waiting()
 class Direct(Claim):
     """Held by whoever tells `receivers` from the frame of a call; one serves all calls of a lane in turn."""
 
-    __slots__ = ("_core", "given", "receivers", "tell")
+    __slots__ = ("_core", "given", "name", "receivers", "state", "tell", "wall")
 
     def __init__(self, receivers: "tuple[Subscription, ...]", core: "Teller") -> None:
         super().__init__()
         self.receivers = receivers
+        self.name = core.name
+        self.state = core.machine.state
+        self.wall = 0.0
+        """Unix time less monotonic time, in seconds: good for as long as the lane is open."""
         self.given = 1
         """How many have had the event at hand."""
         self.tell = receivers[0].call if len(receivers) == 1 else self._tell_each

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 from ._claims import Direct
 from ._clock import Clock
 from ._functions import WrongColour
-from ._machine import Fault, FaultOfTheCalls, Lane, Stamp
+from ._machine import Cause, Fault, FaultOfTheCalls
 from ._record import Record
 from ._routes import Around, AtOnce
 from ._rules import Changes, Rules, amend
+from ._stamps import Lane, Stamp
 from ._teller import Teller
-from ._text import clean, error_text, in_words, type_name
+from ._text import clean, error_text, in_words, name_of, type_name
 from .errors import CallNotPermittedError
 from .events import (
     CallCancelled,
@@ -36,7 +37,6 @@ from .events import (
     CallStarted,
     CallSucceeded,
     Event,
-    LastError,
     Opening,
     Reconfigured,
 )
@@ -178,7 +178,7 @@ class Core(Teller):
                     stamp,
                     started,
                     now,
-                    LastError(type=type_name(value), text=clean(f"judged a failure by {in_words(tracker)}")),
+                    (value.__class__, clean(f"judged a failure by {in_words(tracker)}")),
                     value,
                 )
                 return
@@ -211,7 +211,7 @@ class Core(Teller):
             failed = True
         error.__traceback__ = trace  # some trackers raise it to sort it by `except`
         if failed:
-            self._failed(stamp, started, now, LastError(type=type_name(error), text=error_text(error)), error)
+            self._failed(stamp, started, now, (type(error), error_text(error)), error)
         else:
             self._passed_over(CallIgnored, stamp, started, now, error)
 
@@ -220,7 +220,7 @@ class Core(Teller):
         self._passed_over(CallCancelled, stamp, started, self.clock.monotonic(), None)
         self.deliver_soon()
 
-    def _failed(self, stamp: Stamp, started: float, now: float, error: LastError, outcome: object) -> None:
+    def _failed(self, stamp: Stamp, started: float, now: float, error: Cause, outcome: object) -> None:
         wall = self.clock.time()
         duration = max(now - started, 0.0)
         retry = self.machine.rules.retry
@@ -233,8 +233,8 @@ class Core(Teller):
             counts = self._begin(stamp, now)
             if CallFailed in self.routes:
                 draft = self._ended(CallFailed, stamp, duration, counts, wall)
-                draft.error_type = error.type
-                draft.error = error.text
+                draft.error_type = name_of(error[0])
+                draft.error = error[1]
                 draft.slow = duration >= self.machine.rules.slow_threshold
                 self.push(draft, CallFailed, first=stamp.call_id is None)
             if counts:
@@ -322,9 +322,7 @@ class Core(Teller):
     ) -> None:
         if lane.claim is None or lane.claim.receivers is not receivers:
             lane.claim = Direct(receivers, self)
-        lane.name = self.name
-        lane.state = self.machine.state
-        lane.wall = wall - now  # of the two clocks: good for as long as the lane
+        lane.claim.wall = wall - now
         lane.told_until = until
 
     # -- looking and steering -------------------------------------------------------------------------------------

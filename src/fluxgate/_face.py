@@ -9,8 +9,8 @@ from ._clock import Clock, as_clock
 from ._core import NO_VALUE, CircuitBreakerInfo, Core
 from ._functions import kind_of
 from ._limits import limits_of
-from ._machine import Stamp
 from ._rules import DEFAULT_RULES, amend, given
+from ._stamps import Stamp
 from ._subscription import Delivery, Listener, Subscription
 from ._template import fall_back, protect
 from .bus import Bus, as_bus

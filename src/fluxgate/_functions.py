@@ -9,6 +9,7 @@ from ._check import got
 class WrongColour(TypeError):
     """A plain function met the async breaker, or a coroutine function the sync one: no outcome of the dependency's."""
 
+
 # The flags of a function's code, as in `inspect`, which is needed only where the code does not tell all: for other
 # callables, and functions that may have been marked as coroutine functions.
 _KINDS = {0x200: "async generator function", 0x80: "coroutine function", 0x20: "generator function"}

@@ -22,20 +22,18 @@ where the calls reach a `MinRequests`, and where anything but a plain success is
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ._record import Record
 from ._rules import Rules
-from ._text import in_words, seconds_in_words
-from .events import Event, LastError
+from ._stamps import NEVER, Stamp
+from ._text import in_words, name_of, seconds_in_words
+from .events import LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
 from .windows import Record as WindowRecord
-
-if TYPE_CHECKING:
-    from ._claims import Direct
 
 _EVERY = frozenset(State)
 _BY_HAND = _EVERY - {OPEN, HALF_OPEN}
@@ -54,7 +52,6 @@ MOVES: Mapping[Trigger, Mapping[State, frozenset[State]]] = MappingProxyType(
 RECORDING = frozenset((CLOSED, HALF_OPEN, METRICS_ONLY))
 ADMITTING = frozenset((CLOSED, METRICS_ONLY, DISABLED))
 _STAND_IN_WAIT = 60.0
-_NEVER = -math.inf  # one object for all: negating makes another each time
 
 _WORDS_BY_HAND = {
     CLOSED: "reset by hand",
@@ -64,36 +61,8 @@ _WORDS_BY_HAND = {
 }
 
 
-class Stamp:
-    """Marks one admitted call: its generation, and when it loses its place if it is a probe."""
-
-    __slots__ = ("call_id", "deadline", "ended", "generation", "leave")
-
-    def __init__(self, generation: int, deadline: float | None = None) -> None:
-        self.generation = generation
-        self.deadline = deadline
-        self.call_id: int | None = None
-        self.leave: list[Callable[[Event | None], None]] | None = None
-        """How those who surround the call are told of its end; the last to enter leaves first."""
-        self.ended: Event | None = None
-
-
-class Lane(Stamp):
-    """One stamp for all calls of a generation that admits all; plain successes may gather in it (see `_core`)."""
-
-    __slots__ = ("below", "claim", "durations", "name", "state", "told_until", "until", "wall")
-
-    def __init__(self, generation: int) -> None:
-        super().__init__(generation)
-        self.durations: list[float] = []
-        self.claim: Direct | None = None
-        self.name = ""
-        self.state = CLOSED
-        self.wall = 0.0
-        self.below = 0.0
-        self.until = _NEVER
-        self.told_until = _NEVER
-        """The same, where somebody is to be told of each (see `_claims`)."""
+Cause = tuple[type[Any], str]
+"""The type of an exception or of a value that was judged a failure, and its text, fit to be shown."""
 
 
 class Change(Record):
@@ -180,13 +149,13 @@ class Machine:
         self.changed_at = wall
         self.generation = 1
         self.reopens = 0
-        self.open_until = _NEVER
+        self.open_until = NEVER
         self.verdict: Verdict | None = None
         self.news: list[Change | Hit | Fault] | None = None  # most circuits never have any
         self._wait = 0.0
-        self._half_open_since = _NEVER
+        self._half_open_since = NEVER
         self._probes: dict[Stamp, None] | None = None  # made with the first
-        self._last_error: LastError | None = None
+        self._last_error: Cause | None = None
         self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
 
@@ -287,7 +256,7 @@ class Machine:
                 self._unsettle()
             self._decide(now, wall, failed=False)
 
-    def fail(self, duration: float, now: float, wall: float, error: LastError, hint: float | None = None) -> None:
+    def fail(self, duration: float, now: float, wall: float, error: Cause, hint: float | None = None) -> None:
         """Record a failure of this generation and decide; `hint` is the wait in seconds that it asked for."""
         if self.state in RECORDING:
             (self._record or self.record).add(now, wall, duration, failed=True)
@@ -350,13 +319,17 @@ class Machine:
         record = self._record
         if self.state is not HALF_OPEN and self.rules.tripper.steady and record is not None:
             total = record.total(now)
-            self._bar = next((bar for bar in self.rules.tripper.bars if bar > total), math.inf)
+            self._bar = math.inf
+            for bar in self.rules.tripper.bars:
+                if bar > total:
+                    self._bar = bar
+                    break
             self._steady_from = now
             self.steady_until = record.steady_until()
 
     def _unsettle(self) -> None:
         self._bar = math.inf
-        self.steady_until = _NEVER
+        self.steady_until = NEVER
 
     @property
     def admits_all(self) -> bool:
@@ -368,7 +341,10 @@ class Machine:
         return now < self.steady_until and self._bar == math.inf and not self.rules.tracker.judges_values
 
     def _relevant_error(self, metric: Metric) -> LastError | None:
-        return self._last_error if metric.failure_count else None
+        if self._last_error is None or not metric.failure_count:
+            return None
+        kind, text = self._last_error
+        return LastError(type=name_of(kind), text=text)
 
     # -- moves ----------------------------------------------------------------------------------------------------
 
@@ -433,7 +409,7 @@ class Machine:
         self.reopens = reopens
         self._probes = None
         self._bar = math.inf
-        self.steady_until = _NEVER
+        self.steady_until = NEVER
         if state is OPEN:
             self._wait = wait
             self.open_until = now + wait

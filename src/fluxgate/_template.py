@@ -81,9 +81,9 @@ def make(_func, _core, {clock}):
         try:
             _stamp.durations.append(_elapsed)
             _event = Success()
-            _event.circuit_name = _stamp.name
-            _event.timestamp = _ended + _stamp.wall
-            _event.state = _stamp.state
+            _event.circuit_name = _claim.name
+            _event.timestamp = _ended + _claim.wall
+            _event.state = _claim.state
             _event.duration = _elapsed
             _event.call_id = _event.sequence = _number
             _event.stale = _event.slow = False

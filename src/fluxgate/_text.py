@@ -95,8 +95,12 @@ def _frames(error: BaseException) -> str:
 
 
 def type_name(value: object) -> str:
-    """The type's full name, without ``builtins.``: ``TimeoutError``, ``httpx.ConnectError``."""
-    kind = type(value)
+    """The full name of its type, without ``builtins.``: ``TimeoutError``, ``httpx.ConnectError``."""
+    return name_of(type(value))
+
+
+def name_of(kind: type) -> str:
+    """The type's full name, as `type_name`."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -111,7 +115,8 @@ def error_text(error: BaseException) -> str:
 
 def clean(text: str) -> str:
     """Any text of the user's, redacted and cut to 200 characters."""
-    text = redact(text[:_READ])
+    if redact.is_given:
+        text = redact(text[:_READ])
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

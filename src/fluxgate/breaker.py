@@ -10,8 +10,8 @@ from ._acquired import AsyncCall, Call, settle
 from ._core import NO_VALUE
 from ._face import Face, fallback_of
 from ._functions import kind_of, refuse_coroutine
-from ._machine import Stamp
 from ._rules import Changes
+from ._stamps import Stamp
 from ._template import calling
 from .errors import CallNotPermittedError
 from .state import State

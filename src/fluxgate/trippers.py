@@ -166,7 +166,7 @@ class MinRequests(_Limited):
         return metric.total_count >= (self.n if patient else 1)
 
     def trips(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> bool:
-        return self.evidenced(metric, state, patient=patient)
+        return metric.total_count >= (self.n if patient else 1)
 
     def explain(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> Verdict:
         met = self.evidenced(metric, state, patient=patient)
@@ -196,8 +196,8 @@ class FailureRate(_Limited):
         self.ratio = self.limit = _check.number(ratio, "FailureRate(ratio)", above=0, at_most=1)
 
     def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool:
-        rate = metric.failure_rate
-        return rate is not None and rate >= self.ratio
+        total = metric.total_count  # `metric.failure_rate`, without a call: it is asked at each failure
+        return total > 0 and metric.failure_count / total >= self.ratio
 
     def explain(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> Verdict:
         met = self.trips(metric, state, consecutive_failures)
@@ -348,9 +348,6 @@ class _Joined(Tripper):
     def evidenced(self, metric: Metric, state: State, *, patient: bool = True) -> bool:
         return all(part.evidenced(metric, state, patient=patient) for part in self.parts if part.applies(state))
 
-    def trips(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> bool:
-        return self.decide(part.trips(metric, state, consecutive_failures, patient=patient) for part in self.parts)
-
     def explain(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> Verdict:
         # a branch about another state has nothing to say here
         telling = [part for part in self.parts if part.applies(state)] or self.parts
@@ -369,6 +366,12 @@ class _AllOf(_Joined):
     word = "and"
     decide = staticmethod(all)
     add_up = Limits.all_of
+
+    def trips(self, metric: Metric, state: State, consecutive_failures: int, *, patient: bool = True) -> bool:
+        for part in self.parts:  # noqa: SIM110 - a generator would cost as much as the rules
+            if not part.trips(metric, state, consecutive_failures, patient=patient):
+                return False
+        return True
 
     def least(self, state: State) -> int:
         return max(part.least(state) for part in self.parts)

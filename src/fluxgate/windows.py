@@ -237,7 +237,7 @@ class CountRecord(Record):
 
     def metric(self, now: float) -> Metric:
         duration = max(self._lap + self._old_lap, 0.0)
-        counts = dict(zip(self.thresholds, self._counts, strict=True))
+        counts = dict(zip(self.thresholds, self._counts, strict=True)) if self.thresholds else {}
         return make_metric(len(self._durations), self._failures, duration, self._slow, counts)
 
     def total(self, now: float) -> int:

@@ -1,0 +1,40 @@
+"""What marks an admitted call."""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._claims import Direct
+    from .events import Event
+
+NEVER = -math.inf  # one object for all: negating makes another each time
+
+
+class Stamp:
+    """Marks one admitted call: its generation, and when it loses its place if it is a probe."""
+
+    __slots__ = ("call_id", "deadline", "ended", "generation", "leave")
+
+    def __init__(self, generation: int, deadline: float | None = None) -> None:
+        self.generation = generation
+        self.deadline = deadline
+        self.call_id: int | None = None
+        self.leave: list[Callable[[Event | None], None]] | None = None
+        """How those who surround the call are told of its end; the last to enter leaves first."""
+        self.ended: Event | None = None
+
+
+class Lane(Stamp):
+    """One stamp for all calls of a generation that admits all; plain successes may gather in it (see `_core`)."""
+
+    __slots__ = ("below", "claim", "durations", "told_until", "until")
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(generation)
+        self.durations: list[float] = []
+        self.claim: Direct | None = None
+        self.below = 0.0
+        self.until = NEVER
+        self.told_until = NEVER
+        """The same, where somebody is to be told of each (see `_claims`)."""
