@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any
 from weakref import WeakSet
 
@@ -71,8 +71,11 @@ MOVES_IN_PROCESS = moves(*set(Trigger) - {Trigger.REMOTE})
 """And what is done to it by hand."""
 
 _JUDGED = (CallSucceeded, CallFailed)
+_OFTEN = frozenset((*OUTCOMES, CallRejected, FallbackUsed))  # with calls
 _GONE = -1
 _CROWD = 10  # circuits of one name
+_FORK_WAIT = 1.0  # seconds at most, for measurements that take microseconds
+_FORK_LOOK = 0.0005
 _MOST_LISTENERS = 1000  # a rule without a name of its own is told by its address, so that there is no end of them
 
 
@@ -94,7 +97,7 @@ class Circuit:
         self.crowded = False
         """Whether they are so many that a look at all of them has to wait for its time."""
         self.lock = RLock()
-        """Held while its measurements are taken: the library's own locks cannot be held elsewhere during a fork."""
+        """Held while what it shows is changed, and while it is measured in the midst of a fork."""
         self.version = 0
         """How often what it shows was told anew: who has looked before must not show it later."""
         self.shown: dict[Key, float] = {}
@@ -131,6 +134,8 @@ class Board:
         self._looked_for = 0
         self._looked_at = -math.inf
         self._forking: list[Circuit] = []
+        self._gate = RLock()
+        self._locking: list[int] = []  # threads that measure with the lock, while some thread forks
         _boards.add(self)
 
     # -- what a library brings ------------------------------------------------------------------------------------
@@ -151,19 +156,28 @@ class Board:
 
     # -- events ---------------------------------------------------------------------------------------------------
 
-    def tell(self, event: Any, *exemplar: Any) -> None:
-        """Measure what the event tells."""
+    def tell(self, event: Any, exemplar: Any = None) -> None:
+        """Measure what the event tells; the exemplar goes with the duration of a call."""
+        # What comes with calls takes no lock but the library's: see `before_fork`.
         kind = event.__class__
         circuit = self._circuits.get(event.circuit_name)
-        if circuit is None or kind not in circuit.durations:
-            self._tell_rare(event, circuit)
-            return
-        with circuit.lock:
-            circuit.durations[kind](event.duration, *exemplar)
+        if circuit is None:
+            self._tell_rare(event, None)
+        elif kind in circuit.durations:
+            if exemplar is None:
+                circuit.durations[kind](event.duration)
+            else:
+                circuit.durations[kind](event.duration, exemplar)
             if kind in _JUDGED and event.slow:
                 circuit.slow(1)
             if event.state is HALF_OPEN and not event.stale:
                 circuit.probes[kind](1)
+        elif kind is CallRejected:
+            circuit.rejected[event.state](1)
+        elif kind is FallbackUsed:
+            circuit.fallback(1)
+        else:
+            self._tell_rare(event, circuit)
 
     def _tell_rare(self, event: Event, circuit: Circuit | None) -> None:
         if isinstance(event, ListenerFailed):
@@ -189,14 +203,9 @@ class Board:
             self._change(circuit, event)
         elif isinstance(event, Reconfigured):
             self._tell_look(circuit, circuit.look._replace(rules=told(event)))
-        else:
+        elif isinstance(event, WouldOpen):
             with circuit.lock:
-                if isinstance(event, CallRejected):
-                    circuit.rejected[event.state](1)
-                elif isinstance(event, FallbackUsed):
-                    circuit.fallback(1)
-                elif isinstance(event, WouldOpen):
-                    circuit.would_open(1)
+                circuit.would_open(1)
 
     def _change(self, circuit: Circuit, event: StateChanged) -> None:
         move = event.old_state, event.new_state
@@ -366,20 +375,55 @@ class Board:
     # -- forks ----------------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Hold every lock, so that the child finds each measurement whole."""
+        """Let nobody measure, so that the child finds each measurement whole, and no lock of the library's held.
+
+        What comes with calls is measured without a lock of ours, which would cost as much as a quarter of the library's
+        own work. So those who are at it are waited for, and those who come later take the lock.
+        """
+        self._gate.acquire()  # several threads may fork at the same moment
+        self.tell = self._tell_with_lock  # type: ignore[method-assign]
+        deadline = time.monotonic() + _FORK_WAIT
+        while self._is_measuring() and time.monotonic() < deadline:
+            time.sleep(_FORK_LOOK)
         self.lock.acquire()
         self._forking = list(self._labels.values())
         for circuit in self._forking:
             circuit.lock.acquire()
 
+    def _is_measuring(self) -> bool:
+        """Whether another thread may measure without the lock."""
+        with self.lock:
+            subscriptions = list(self._subscriptions)
+        busy: set[int] = set()
+        for each in subscriptions:
+            busy.update(each._busy)  # pyright: ignore[reportPrivateUsage] # the threads that are in its listener
+        return not busy <= {get_ident(), *self._locking}
+
+    def _tell_with_lock(self, event: Any, exemplar: Any = None) -> None:
+        circuit = self._circuits.get(event.circuit_name)
+        if circuit is None or event.__class__ not in _OFTEN:  # they take it themselves
+            Board.tell(self, event, exemplar)
+            return
+        me = get_ident()
+        self._locking.append(me)
+        try:
+            with circuit.lock:
+                Board.tell(self, event, exemplar)
+        finally:
+            self._locking.remove(me)
+
     def after_fork(self, *, child: bool) -> None:
-        """Release them; a child shows everything anew, since its library may begin with nothing."""
+        """Go on; a child shows everything anew, since its library may begin with nothing."""
+        self.__dict__.pop("tell", None)
         for circuit in self._forking:
             if child:
                 circuit.shown = {}
             circuit.lock.release()
         self._forking = []
+        if child:
+            self._locking = [thread for thread in self._locking if thread == get_ident()]
         self.lock.release()
+        self._gate.release()
 
 
 _boards = KeptWhole[Board]()

@@ -11,17 +11,18 @@ from weakref import WeakKeyDictionary
 from fluxgate import _check
 from fluxgate._subscription import Subscription
 from fluxgate._trace import trace_ids
-from fluxgate.events import CallEnded, Event
+from fluxgate.events import Event
 
 from ._library import PROMETHEUS, NeedsLibrary
 from ._looks import Look, gauges
 from ._metrics import EVENTS, MOVES_IN_PROCESS, Board, Circuit
-from .names import BUCKETS, INSTRUMENTS, TRACE_KEYS, Instrument
+from .names import BUCKETS, INSTRUMENTS, OUTCOMES, TRACE_KEYS, Instrument
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 _MULTIPROCESS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # either one switches the mode on
+_TRACE_ID, _SPAN_ID = TRACE_KEYS
 _TICK = 4.0  # seconds: rates are promised to be true within 5
 
 
@@ -92,12 +93,12 @@ class PrometheusListener(NeedsLibrary):
         return self._board
 
     def __call__(self, event: Event) -> None:
-        if self._exemplars and isinstance(event, CallEnded):
-            ids = trace_ids(sampled=True)
-            if ids[0] is not None:
-                self._board.tell(event, dict(zip(TRACE_KEYS, ids, strict=True)))
-                return
-        self._board.tell(event)
+        exemplar = None
+        if self._exemplars and event.__class__ in OUTCOMES:
+            trace_id, span_id = trace_ids(sampled=True)
+            if trace_id and span_id:
+                exemplar = {_TRACE_ID: trace_id, _SPAN_ID: span_id}
+        self._board.tell(event, exemplar)
 
     def attached(self, subscription: Subscription) -> None:
         """Show the circuits that exist already."""

@@ -368,6 +368,7 @@ def test_a_span_that_cannot_say_its_ids_costs_no_event(monkeypatch: pytest.Monke
     def fail() -> None:
         raise LookupError("no span")
 
+    monkeypatch.setitem(sys.modules, "opentelemetry.context", SimpleNamespace(get_current=lambda: {"key": "span"}))
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", SimpleNamespace(get_current_span=fail))
     recorder = EventRecorder(StateChanged)
     CircuitBreaker("payments", bus=Bus(), listeners=[recorder]).force_open()

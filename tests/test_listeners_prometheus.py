@@ -21,6 +21,7 @@ pytest.importorskip("prometheus_client")
 pytest.importorskip("opentelemetry.sdk")
 
 import prometheus_client
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry, generate_latest
@@ -56,7 +57,7 @@ from fluxgate.listeners.names import Instrument
 from fluxgate.listeners.prometheus import PrometheusListener
 from fluxgate.testing import VirtualClock
 from tests.faces import Circuit
-from tests.running import PATIENCE, restless, script, together
+from tests.running import PATIENCE, Running, restless, script, together
 
 ROOT = Path(__file__).parents[1]
 BOTH = pytest.mark.parametrize("breaker", [CircuitBreaker, AsyncCircuitBreaker])
@@ -846,11 +847,36 @@ def test_opentelemetry_in_the_middle_of_its_import_does_no_harm(
     metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where OpenTelemetry cannot tell the span, the call is measured without."""
-    monkeypatch.setitem(sys.modules, "opentelemetry.trace", sys)
+    bus.attach(metrics.listener())
+    cb = circuit(bus)
+    with TracerProvider().get_tracer("shop").start_as_current_span("sampled"):
+        for module in ("opentelemetry.trace", "opentelemetry.context"):
+            monkeypatch.setitem(sys.modules, module, sys)
+            cb.call(int)
+    assert metrics.calls()["success"] == 2
+    assert exemplars(metrics) == []
+
+
+def test_opentelemetry_is_not_asked_for_a_span_where_there_is_none(
+    metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of requests its context is empty, and so no call pays for a look at a span; in one, it is seen."""
+    asked: list[str] = []
+    current_span = trace.get_current_span
+
+    def noted(*args: Any) -> Any:
+        asked.append("span")
+        return current_span(*args)
+
+    monkeypatch.setattr(trace, "get_current_span", noted)
     bus.attach(metrics.listener())
     cb = circuit(bus)
     cb.call(int)
-    assert metrics.calls()["success"] == 1
+    assert asked == []
+    with TracerProvider().get_tracer("shop").start_as_current_span("sampled"):
+        asked.clear()
+        cb.call(int)
+    assert asked == ["span"]
 
 
 # -- costs --------------------------------------------------------------------------------------------------------
@@ -982,6 +1008,170 @@ print(failed)
 def test_a_forked_child_measures_on() -> None:
     """A child that is forked while other threads are in the middle of measuring neither hangs nor miscounts."""
     assert script(FORKING).stdout == "0\n"
+
+
+class Measuring:
+    """A call whose measurement takes as long as the test wants, in a thread of its own."""
+
+    def __init__(self, metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.goes_on = threading.Event(), threading.Event()
+        self.inside: Callable[[], object] = self.hold
+        self.real = prometheus_client.Histogram.observe
+        monkeypatch.setattr(prometheus_client.Histogram, "observe", lambda *args: self.observe(*args))
+        self.listener = metrics.listener()
+        bus.attach(self.listener)
+        self.circuit = circuit(bus)
+
+    @property
+    def board(self) -> Any:
+        return self.listener.destination
+
+    def observe(self, *args: Any) -> None:
+        self.inside()
+        self.real(*args)
+
+    def hold(self) -> None:
+        self.entered.set()
+        assert self.goes_on.wait(PATIENCE)
+
+    def start(self) -> Running:
+        self.entered.clear()
+        running = Running(lambda: self.circuit.call(int))
+        assert self.entered.wait(PATIENCE)
+        return running
+
+
+@pytest.fixture
+def measuring(metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> Iterator[Measuring]:
+    measuring = Measuring(metrics, bus, monkeypatch)
+    yield measuring
+    measuring.goes_on.set()
+
+
+def test_a_fork_waits_for_measurements_that_are_under_way(
+    measuring: Measuring, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another thread is measuring without a lock is whole before the process forks."""
+    calling = measuring.start()
+    waited: list[bool] = []
+
+    def wait(seconds: float) -> None:
+        measuring.goes_on.set()
+        waited.append(calling.done())
+
+    monkeypatch.setattr(time, "sleep", wait)
+    measuring.board.before_fork()
+    try:
+        assert waited == [True]
+        assert metrics.calls()["success"] == 1
+    finally:
+        measuring.board.after_fork(child=False)
+
+
+def test_two_forks_at_once_come_one_after_the_other(measuring: Measuring, metrics: Metrics) -> None:
+    """The end of one does not open the way for those who measure in the midst of the other."""
+    measuring.goes_on.set()
+    board = measuring.board
+    begun, ended = threading.Event(), threading.Event()
+
+    def other() -> None:
+        begun.set()
+        board.before_fork()
+        try:
+            assert "tell" in board.__dict__
+        finally:
+            board.after_fork(child=False)
+        ended.set()
+
+    board.before_fork()
+    forking = Running(other)
+    assert begun.wait(PATIENCE)
+    assert not ended.is_set()
+    board.after_fork(child=False)
+    assert forking.done()
+    measuring.circuit.call(int)
+    assert metrics.calls()["success"] == 1
+
+
+def test_a_fork_does_not_wait_for_ever(measuring: Measuring, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measurement that hangs does not hang who forks."""
+    monkeypatch.setattr(shared, "_FORK_WAIT", 0.0)
+    calling = measuring.start()
+    measuring.board.before_fork()
+    assert not calling.done(0)
+    measuring.board.after_fork(child=False)
+    measuring.goes_on.set()
+    assert calling.done()
+
+
+def test_a_fork_in_the_middle_of_its_own_measurement_waits_for_nobody(
+    measuring: Measuring, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may fork wherever it comes."""
+
+    forked: list[str] = []
+
+    def fork() -> None:
+        measuring.board.before_fork()
+        measuring.board.after_fork(child=True)
+        forked.append("forked")
+
+    monkeypatch.setattr(time, "sleep", fail)
+    measuring.inside = fork
+    measuring.circuit.call(int)
+    assert forked == ["forked"]
+    assert metrics.calls()["success"] == 1
+
+
+@pytest.mark.parametrize("kind", ["call", "refusal"])
+def test_nobody_measures_while_the_process_forks(
+    kind: str, measuring: Measuring, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes in the midst of a fork waits until it is over, and is counted then; the fork does not wait for it."""
+    measuring.goes_on.set()
+    if kind == "refusal":
+        measuring.circuit.force_open()
+
+    def counted() -> float | None:
+        if kind == "refusal":
+            return metrics.value(names.REJECTED_CALLS, "payments", "forced_open")
+        return metrics.calls()["success"]
+
+    board = measuring.board
+    board.before_fork()
+    calling = Running(lambda: try_to(measuring.circuit.call, int))
+    deadline = time.monotonic() + PATIENCE
+    while not board._locking and not calling.done(0.001):
+        assert time.monotonic() < deadline
+    assert not calling.done(0)
+    assert counted() == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", fail)
+        assert not board._is_measuring()
+    board.after_fork(child=False)
+    assert calling.done()
+    assert counted() == 1
+    assert board._locking == []
+
+
+def test_a_child_keeps_nothing_of_threads_that_it_has_not(measuring: Measuring, metrics: Metrics) -> None:
+    """Those that were waiting for the end of the fork are the parent's; its own thread may be in the middle of it."""
+    board = measuring.board
+    forked: list[list[int]] = []
+
+    def fork() -> None:
+        board._locking.append(0)
+        board.before_fork()
+        board.after_fork(child=True)
+        forked.append(list(board._locking))
+
+    measuring.inside = fork
+    board.before_fork()
+    measuring.circuit.call(int)
+    board.after_fork(child=False)
+    assert forked == [[threading.get_ident()]]
+    assert board._locking == []
+    assert metrics.calls()["success"] == 1
 
 
 # -- names --------------------------------------------------------------------------------------------------------
