@@ -1,6 +1,8 @@
 """What the log listeners have in common: which events they ask for, at which level each is written, and the floods."""
 
 from collections.abc import Hashable, Mapping
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import count
 from threading import RLock
 from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
@@ -170,9 +172,14 @@ def _level(level: Any, known: Mapping[str, int], key: Any) -> int:
 
 
 class _Flood:
-    __slots__ = ("held", "last", "ticked_at", "told_at")
+    __slots__ = ("held", "last", "number", "queued", "ticked_at", "told_at")
 
-    def __init__(self, event: Event, now: float) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.held = 0
+        self.queued = False
+
+    def begin(self, event: Event, now: float) -> None:
         self.told_at = event.timestamp
         self.ticked_at = now  # the same moment by our own clock
         self.held = 0
@@ -183,7 +190,7 @@ class Floods:
     """What may come with every call: the first is told at once, then one an `interval`, and how many were held back.
 
     Time is that of the events, so that it passes as it does for their circuit. Where no further event comes it is that
-    of the program: `next_due` says when `release_due` has something to give.
+    of the program: `next_due` says when `release_due` has something to give. Neither looks at more floods than are due.
     """
 
     def __init__(self, interval: float) -> None:
@@ -196,9 +203,16 @@ class Floods:
     def after_fork(self) -> None:
         """Forget everything: a forked child leaves it to its parent, whose threads may have held the lock."""
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
-        self._circuits: dict[str, dict[Hashable, _Flood]] = {}
+        self._numbers = count()
         self.waiting = False
         """Something is held back, and somebody looks at `next_due`."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._circuits: dict[str, dict[Hashable, _Flood]] = {}
+        # A heap of the floods of which something was held back, by their `ticked_at` when they were put in; each once.
+        self._queue: list[tuple[float, int, _Flood]] = []
+        self._gone = 0  # how many of these belong to circuits that were forgotten
 
     def hold(self, event: Event, kind: Hashable) -> int | None:
         """How many of this kind were held back before this one is told; ``None`` to hold this one back too."""
@@ -209,9 +223,15 @@ class Floods:
             if flood is not None and 0 <= event.timestamp - flood.told_at < self._interval:
                 flood.held += 1
                 flood.last = event
+                if not flood.queued:
+                    heappush(self._queue, (flood.ticked_at, flood.number, flood))
+                    flood.queued = True
                 return None
-            floods[kind] = _Flood(event, self._clock.monotonic())
-            return 0 if flood is None else flood.held
+            if flood is None:
+                flood = floods[kind] = _Flood(next(self._numbers))
+            held = flood.held
+            flood.begin(event, self._clock.monotonic())
+            return held
 
     def attached(self, subscription: Subscription) -> None:
         """One more through which a tick can be asked for."""
@@ -224,46 +244,66 @@ class Floods:
             waited, self.waiting = self.waiting, True
             return None if waited else next((each for each in self._subscriptions if each.active), None)
 
+    def _first(self) -> _Flood | None:
+        """Of the floods of which something is held back that whose interval ends first."""
+        while self._queue:
+            ticked_at, number, flood = self._queue[0]
+            if flood.held and flood.ticked_at == ticked_at:
+                return flood
+            if flood.held:  # told meanwhile, and something was held back again
+                heapreplace(self._queue, (flood.ticked_at, number, flood))
+            else:
+                flood.queued = False
+                heappop(self._queue)
+        return None
+
     def next_due(self) -> float | None:
         """Seconds, above 0, until something is due; ``None`` if nothing is held back, and nobody need look again."""
         now = self._clock.monotonic()
         with self._lock:
-            times = [flood.ticked_at for floods in self._circuits.values() for flood in floods.values() if flood.held]
-            self.waiting = bool(times)
-            return max(min(times) + self._interval - now, _SHORTEST_WAIT) if times else None
+            first = self._first()
+            self.waiting = first is not None
+            return None if first is None else max(first.ticked_at + self._interval - now, _SHORTEST_WAIT)
 
     def release_due(self) -> list[tuple[Event, int]]:
         """Of each flood that has been held back for an interval the last, and how many were."""
         now = self._clock.monotonic()
+        outstanding: list[tuple[Event, int]] = []
         with self._lock:
-            due = [
-                flood
-                for floods in self._circuits.values()
-                for flood in floods.values()
-                if flood.held and now >= flood.ticked_at + self._interval
-            ]
-            outstanding = [(flood.last, flood.held) for flood in due]
-            for flood in due:
+            while (flood := self._first()) is not None and now >= flood.ticked_at + self._interval:
+                outstanding.append((flood.last, flood.held))
                 flood.told_at += now - flood.ticked_at
                 flood.held, flood.ticked_at = 0, now
-            return outstanding
+        return outstanding
 
     def release(self, circuit_name: str, now: float, *, forget: bool) -> list[tuple[Event, int]]:
         """Of this circuit the last of each kind that was held back, and how many were."""
         with self._lock:
             floods = self._circuits.get(circuit_name, {})
             outstanding = [(flood.last, flood.held) for flood in floods.values() if flood.held]
-            if forget:
-                self._circuits.pop(circuit_name, None)
             for flood in floods.values():
                 if flood.held:
                     flood.held, flood.told_at, flood.ticked_at = 0, now, self._clock.monotonic()
+            if forget:
+                self._circuits.pop(circuit_name, None)
+                self._gone += sum(flood.queued for flood in floods.values())
+                if self._gone and 2 * self._gone >= len(self._queue):
+                    self._tidy()
             return outstanding
+
+    def _tidy(self) -> None:
+        """Keep no more than as much again of what is gone; to look for each at once would take as long as all."""
+        for flood in [flood for _, _, flood in self._queue if not flood.held]:
+            flood.queued = False
+        self._queue = [each for each in self._queue if each[-1].held]
+        heapify(self._queue)
+        self._gone = 0
 
     def release_all(self) -> list[tuple[Event, int]]:
         """The same of every circuit, and forget them."""
         with self._lock:
-            circuits, self._circuits = self._circuits, {}
+            circuits = self._circuits
+            self._forget()
             self.waiting = False
         return [(flood.last, flood.held) for floods in circuits.values() for flood in floods.values() if flood.held]
 

@@ -740,6 +740,7 @@ def test_retired_circuits_are_forgotten() -> None:
         cb.retire()
     assert rejections(shop) == [(1, 0), (1, 1)] * 50
     assert not shop.listener._floods._circuits
+    assert not shop.listener._floods._queue
 
 
 def test_a_wall_clock_that_is_set_back_silences_nothing() -> None:
@@ -844,6 +845,110 @@ def test_what_is_outstanding_is_written_at_the_end_of_the_interval() -> None:
     shop.listener.tick()
     assert rejections(shop) == [(1, 0), (1, 0), (4, 4), (2, 2)]
     assert shop.listener.tick_interval is None, "nothing to wait for"
+
+
+def refusal(name: str, clock: VirtualClock) -> CallRejected:
+    return CallRejected(
+        circuit_name=name, timestamp=clock.time(), sequence=1, state=State.OPEN, retry_after=None, reason="open"
+    )
+
+
+class Floods(eventlog.Floods):
+    """They have the test's clock, and count how often something of a flood is looked at."""
+
+    def __init__(self, interval: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(interval)
+        self.clock = self._clock = VirtualClock()
+        self.looks = 0
+        floods = self
+
+        class Flood(eventlog._Flood):
+            def __getattribute__(self, name: str) -> Any:
+                floods.looks += name == "held"
+                return super().__getattribute__(name)
+
+        monkeypatch.setattr(eventlog, "_Flood", Flood)
+
+    def refuse(self, name: str) -> int | None:
+        return self.hold(refusal(name, self.clock), CallRejected)
+
+    def due(self) -> list[tuple[str, int]]:
+        """What is due, by circuit, and how many were held back."""
+        return [(event.circuit_name, held) for event, held in self.release_due()]
+
+
+def test_a_tick_looks_at_what_is_due_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of circuits that refuse calls, each in an interval of its own, cost a tick no more than a few do."""
+
+    def looks(circuits: int) -> int:
+        floods = Floods(10, monkeypatch)
+        for number in range(circuits):
+            floods.refuse(f"circuit-{number}")
+            floods.refuse(f"circuit-{number}")
+            floods.clock.advance(9 / circuits)
+        floods.clock.advance(1)
+        floods.looks = 0
+        while not floods.due():
+            due = floods.next_due()
+            assert due is not None
+            floods.clock.advance(due)
+        return floods.looks
+
+    assert looks(2000) == looks(2)
+
+
+def test_a_flood_is_due_an_interval_after_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in its own time, also where a line came in between, and once."""
+    floods = Floods(10, monkeypatch)
+    assert [floods.refuse("a"), floods.refuse("a"), floods.refuse("b")] == [0, None, 0]
+    floods.clock.advance(4)
+    assert [floods.refuse("b"), floods.refuse("c"), floods.refuse("c")] == [None, 0, None]
+    assert floods.next_due() == 6
+    floods.clock.advance(5)
+    assert floods.due() == []
+    assert [held for _, held in floods.release("a", floods.clock.time(), forget=False)] == [1]  # its line, at 9 s
+    assert floods.refuse("a") is None
+    floods.clock.advance(1)
+    assert floods.due() == [("b", 1)]
+    assert floods.next_due() == 4
+    floods.clock.advance(4)
+    assert floods.due() == [("c", 1)]
+    floods.clock.advance(5)
+    assert floods.due() == [("a", 1)]
+    assert floods.due() == []
+    assert floods.next_due() is None
+    assert floods._queue == []
+
+
+def test_what_was_told_first_is_due_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interval begins with the line, not with what is held back later."""
+    floods = Floods(10, monkeypatch)
+    for name in "abc":
+        floods.refuse(name)
+        floods.clock.advance(1)
+    for name in "cba":
+        floods.refuse(name)
+    assert floods.next_due() == 7
+    for name in "abc":
+        floods.clock.advance(floods.next_due() or 0)
+        assert floods.due() == [(name, 1)]
+
+
+def test_of_circuits_that_are_gone_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the end of an interval that is never to come goes, and what is left comes in time."""
+    floods = Floods(1e9, monkeypatch)
+    for number in range(100):
+        floods.refuse(f"circuit-{number}")
+        floods.refuse(f"circuit-{number}")
+        floods.clock.advance(1)
+    for number in range(99):
+        floods.release(f"circuit-{number}", floods.clock.time(), forget=True)
+        assert len(floods._queue) <= 2 * (99 - number)
+    floods.clock.advance(1e9)
+    assert floods.due() == [("circuit-99", 1)]
+    assert floods.refuse("circuit-99") is None
+    floods.release("circuit-99", floods.clock.time(), forget=True)
+    assert floods._queue == []
 
 
 def test_the_line_at_the_end_of_the_interval_begins_another() -> None:
