@@ -38,13 +38,13 @@ class Look(NamedTuple):
     failure_rate: float
     slow_rate: float
     rules: Rules | None
-    """``None`` where nobody has told or asked."""
+    """``None`` where nobody has told."""
 
     @classmethod
-    def at(cls, breaker: Any, rules: Rules | None = None, *, ask: bool = True) -> Self:
-        """Look at a circuit; for its rules only if they are not given, and asked for."""
+    def at(cls, breaker: Any, rules: Rules | None = None) -> Self:
+        """Look at a circuit; for its rules only if they are not given, since they take several times as long."""
         info = breaker.info()
-        if rules is None and ask:
+        if rules is None:
             rules = Rules.of(breaker.rules(), breaker.limits())
         return cls(info.state, info.changed_at, *rates_of(info.metrics), rules)
 

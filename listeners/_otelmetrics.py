@@ -1,6 +1,7 @@
 """What happens to circuits as OpenTelemetry metrics."""
 
-from collections.abc import Callable, Hashable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,13 +14,15 @@ from fluxgate.events import CircuitRetired, Event
 from ._library import OPENTELEMETRY, NeedsLibrary
 from ._looks import Look, gauges
 from ._metrics import EVENTS, MOVES_OF_ITS_OWN, Board
-from .names import BUCKETS, CIRCUIT_INFO, INSTRUMENTS, LIMIT, SCOPE, Instrument
+from .names import BUCKETS, INSTRUMENTS, SCOPE, Instrument
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
 _TICK = 1.0  # seconds between two looks for a provider
 _API = "opentelemetry.metrics"
+_GAUGES = tuple(each for each in INSTRUMENTS if each.kind == "gauge")
+_ONE_COLLECTION = 1.0  # seconds from its survey to the last gauge that is asked for
 
 
 class OpenTelemetryMetricsListener(NeedsLibrary):
@@ -129,6 +132,8 @@ class OpenTelemetryBoard(Board):
     def __init__(self, api: Any, meter: "Meter") -> None:
         super().__init__()
         self._observation: type[Observation] = api.Observation
+        self._survey: tuple[float, dict[Instrument, list[Observation]]] = 0.0, {}
+        """When all circuits were last looked at (monotonic), and the gauges that nobody has asked for since."""
         self._instruments: dict[Instrument, Any] = {each: self._make(meter, each) for each in INSTRUMENTS}
 
     def _make(self, meter: "Meter", instrument: Instrument) -> Any:
@@ -149,12 +154,24 @@ class OpenTelemetryBoard(Board):
     def histogram(self, instrument: Instrument, labels: tuple[str, ...]) -> Callable[..., None]:
         return partial(self._instruments[instrument].record, attributes=_attributes(instrument, labels))
 
-    def _observe(self, instrument: Instrument, options: "CallbackOptions") -> "Iterator[Observation]":
-        ask = instrument in (CIRCUIT_INFO, LIMIT)
+    def _observe(self, instrument: Instrument, options: "CallbackOptions") -> "Iterable[Observation]":
+        # Nothing says which callbacks are of one collection, but each asks for a gauge once: who asks again has begun
+        # another. What is given is not kept, since its circuits may be gone by the next.
+        surveyed_at, seen = self._survey
+        found = seen.pop(instrument, None)
+        if found is None or time.monotonic() >= surveyed_at + _ONE_COLLECTION:
+            surveyed_at, seen = time.monotonic(), self._see()
+            found = seen.pop(instrument)
+            self._survey = surveyed_at, seen
+        return found
+
+    def _see(self) -> "dict[Instrument, list[Observation]]":
+        """All gauges of all circuits."""
+        seen: dict[Instrument, list[Observation]] = {each: [] for each in _GAUGES}
         for label, breakers in self.survey().items():
-            for (each, labels), value in gauges(Look.at(breaker, ask=ask) for breaker in breakers).items():
-                if each is instrument:
-                    yield self._observation(value, _attributes(instrument, (label, *labels)))
+            for (instrument, labels), value in gauges(map(Look.at, breakers)).items():
+                seen[instrument].append(self._observation(value, _attributes(instrument, (label, *labels))))
+        return seen
 
 
 def _attributes(instrument: Instrument, labels: tuple[str, ...]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from fluxgate import (
 )
 from fluxgate.events import CallEnded, CallRejected, CallStarted
 from fluxgate.listeners import _otelmetrics, load, names
+from fluxgate.listeners._looks import Look
 from fluxgate.listeners.names import Instrument
 from fluxgate.listeners.opentelemetry import OpenTelemetryMetricsListener
 from fluxgate.testing import VirtualClock
@@ -255,6 +257,48 @@ def test_gauges_are_looked_up_when_somebody_collects(metrics: Metrics, bus: Bus)
     cb.configure(retry=Never(), tripper=MinRequests(3) & FailureRate(0.5))
     assert metrics.values(names.LIMIT) == {("payments", "min_requests"): 3, ("payments", "failure_rate"): 0.5}
     assert [labels[RULES.index("retry") + 1] for labels in metrics.values(names.CIRCUIT_INFO)] == ["Never()"]
+
+
+def test_a_collection_looks_at_each_circuit_once(metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many gauges there are; the next collection looks again, and between them nothing is kept."""
+    listener = metrics.listener()
+    bus.attach(listener)
+    kept = [circuit(bus, name) for name in ("payments", "search")]
+    looked: list[str] = []
+    at = Look.at
+
+    def noted(breaker: Any) -> Look:
+        looked.append(breaker.name)
+        return at(breaker)
+
+    monkeypatch.setattr(Look, "at", noted)
+    assert metrics.values(names.STATE)["payments", "closed"] == 1
+    assert sorted(looked) == ["payments", "search"]
+    board: Any = listener.destination
+    assert board._survey[1] == {}
+    kept[0].force_open()
+    assert metrics.values(names.STATE)["payments", "closed"] == 0
+    assert sorted(looked) == ["payments", "payments", "search", "search"]
+
+
+def test_what_a_collection_left_unasked_is_not_shown_later(
+    metrics: Metrics, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a collection ends halfway, the next may begin with another gauge: that one is looked up all the same."""
+    listener = metrics.listener()
+    bus.attach(listener)
+    cb = circuit(bus)
+    board: Any = listener.destination
+    now = 1000.0
+    monkeypatch.setattr(_otelmetrics, "time", SimpleNamespace(monotonic=lambda: now))
+    assert len(board._observe(names.STATE_CHANGED, None)) == 1
+    cb.force_open()
+    now += 60
+
+    def states() -> list[str]:
+        return [each.attributes["state"] for each in board._observe(names.STATE, None) if each.value]
+
+    assert states() == ["forced_open"]
 
 
 def test_the_sdks_exemplars_lead_to_the_trace(metrics: Metrics, bus: Bus) -> None:
