@@ -70,12 +70,13 @@ class Annotations:
         self._lock = RLock()  # re-entrant, since a signal handler may call a breaker at any point
 
     def around(self, circuit_name: str, call_id: int, *, nested: bool) -> Leave | None:
-        span = trace.get_current_span()
-        return partial(self._ended, span) if span.is_recording() and not is_suppressed() else None
+        span = recording_span()
+        return None if span is None else partial(self._ended, span)
 
     def refused(self, event: CallRejected) -> None:
-        if not is_suppressed():
-            self._write(trace.get_current_span(), event)
+        span = recording_span()
+        if span is not None:
+            self._write(span, event)
 
     def _ended(self, span: trace.Span, event: Event | None) -> None:
         if isinstance(event, CallEnded):
@@ -93,9 +94,11 @@ class Annotations:
 
     def _is_gravest(self, span: trace.Span, gravity: int) -> bool:
         try:
-            if gravity < self._gravest.get(span, 0):
+            known = self._gravest.get(span, 0)
+            if gravity < known:
                 return False
-            self._gravest[span] = gravity
+            if gravity > known:  # of a span on which all calls succeed nothing need be remembered
+                self._gravest[span] = gravity
         except TypeError:  # a span of somebody else's making, of which nothing can be remembered
             pass
         return True
@@ -142,14 +145,22 @@ class Spans:
 
 def fell_back(event: FallbackUsed) -> None:
     """A fallback answers: the call's own span is over, so it is told on the one around it, in both modes."""
-    span = trace.get_current_span()
-    if span.is_recording() and not is_suppressed():
+    span = recording_span()
+    if span is not None:
         told: Attributes = {
             names.CIRCUIT_ATTRIBUTE: printable(event.circuit_name),
             names.STATE_ATTRIBUTE: event.state.value,
             names.ERROR_ATTRIBUTE: printable(event.error_type),
         }
         span.add_event(names.CALL_SPAN_EVENTS[FallbackUsed], told)
+
+
+def recording_span() -> trace.Span | None:
+    """The current span, if it records and what runs is not an exporter's own traffic."""
+    if not contexts.get_current():  # empty, as outside of requests: seen sooner than that there is no span
+        return None
+    span = trace.get_current_span()
+    return span if span.is_recording() and not is_suppressed() else None
 
 
 def is_suppressed() -> bool:
