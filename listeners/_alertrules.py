@@ -354,7 +354,7 @@ class SlowCircuit(AlertRule):
 
     def _is_slow(self, info: CircuitBreakerInfo) -> bool:
         sums = info.metrics
-        if info.state not in _JUDGED or sums.total_count < max(self.min_calls, 1):
+        if sums.total_count < max(self.min_calls, 1) or info.state not in _JUDGED:  # in most, nothing is to be judged
             return False
         shares = ((sums.slow_rate, self.slow_rate), (sums.avg_duration, self.avg_duration))
         return any(value is not None and limit is not None and value >= limit for value, limit in shares)

@@ -268,9 +268,10 @@ class AlertListener:
             self._moved = set()
         try:
             seen = _infos(subscriptions, None if anew or due else doubts)
-            notable = {
-                name for name, infos in seen.items() if any(rule.concerns(infos) for rule in self._rules.values())
-            }
+            # Events tell how the others stand, thousands maybe: only a rule that samples need look at those.
+            concern = [rule.concerns for rule in (self._rules.values() if anew else self._sampling)]
+            notable = {name for name, infos in seen.items() for concerns in concern if concerns(infos)}
+            notable |= doubts & seen.keys()
         except BaseException:
             self._anew, self._moved = True, None
             raise
@@ -369,7 +370,8 @@ def _infos(subscriptions: Iterable[Subscription], names: set[str] | None) -> dic
     found: dict[str, list[CircuitBreakerInfo]] = {}
     for breaker in breakers.values():
         if names is None or breaker.name in names:
-            found.setdefault(breaker.name, []).append(breaker.info())
+            info = breaker.info()
+            found.setdefault(info.name, []).append(info)
     return found
 
 
