@@ -5,6 +5,7 @@ says: every text is one line of printable characters, the others escaped as Pyth
 and cut when it is long.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from .names import LOG_KEYS
 _LONGEST = 1000
 _DIGITS = {"failure_rate": 4, "slow_rate": 4, "retry_after": 3}
 _MICROSECONDS = 6
+_ambiguous = re.compile(r'[ "=\\]').search
 _TIMES = ("failing_since", "since")
 
 
@@ -36,9 +38,12 @@ def value_of(record: Record, key: str) -> Any:
     """What a key names of a record, or of its window's sums where it has some."""
     if key == "retry_after" and isinstance(record, StateChanged):
         return record.wait
-    sums: Metric | None = getattr(record, "metrics", None)
-    if hasattr(record, key) or not hasattr(record, "metrics"):
+    try:  # nearly always it is there, and asking first would take as long again
         return getattr(record, key)
+    except AttributeError:
+        if not hasattr(record, "metrics"):
+            raise
+    sums: Metric | None = getattr(record, "metrics", None)
     return None if sums is None else getattr(sums, key)
 
 
@@ -62,9 +67,9 @@ def iso(timestamp: float) -> str:
 
 def printable(text: str) -> str:
     """The text on one line, without anything that a terminal obeys, and not too long."""
-    text = _cut(text)
-    if text.isprintable():
+    if len(text) <= _LONGEST and text.isprintable():
         return text
+    text = _cut(text)
     return _cut("".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text))
 
 
@@ -88,6 +93,6 @@ def _quoted(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = str(value)
-    if text and not any(char in text for char in ' "=\\'):
+    if text and not _ambiguous(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
