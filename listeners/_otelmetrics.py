@@ -132,7 +132,7 @@ class OpenTelemetryBoard(Board):
     def __init__(self, api: Any, meter: "Meter") -> None:
         super().__init__()
         self._observation: type[Observation] = api.Observation
-        self._survey: tuple[float, dict[Instrument, list[Observation]]] = 0.0, {}
+        self._surveyed: tuple[float, dict[Instrument, list[Observation]]] = 0.0, {}
         """When all circuits were last looked at (monotonic), and the gauges that nobody has asked for since."""
         self._instruments: dict[Instrument, Any] = {each: self._make(meter, each) for each in INSTRUMENTS}
 
@@ -157,12 +157,12 @@ class OpenTelemetryBoard(Board):
     def _observe(self, instrument: Instrument, options: "CallbackOptions") -> "Iterable[Observation]":
         # Nothing says which callbacks are of one collection, but each asks for a gauge once: who asks again has begun
         # another. What is given is not kept, since its circuits may be gone by the next.
-        surveyed_at, seen = self._survey
+        surveyed_at, seen = self._surveyed
         found = seen.pop(instrument, None)
         if found is None or time.monotonic() >= surveyed_at + _ONE_COLLECTION:
             surveyed_at, seen = time.monotonic(), self._see()
             found = seen.pop(instrument)
-            self._survey = surveyed_at, seen
+            self._surveyed = surveyed_at, seen
         return found
 
     def _see(self) -> "dict[Instrument, list[Observation]]":

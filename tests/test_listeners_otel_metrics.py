@@ -275,7 +275,7 @@ def test_a_collection_looks_at_each_circuit_once(metrics: Metrics, bus: Bus, mon
     assert metrics.values(names.STATE)["payments", "closed"] == 1
     assert sorted(looked) == ["payments", "search"]
     board: Any = listener.destination
-    assert board._survey[1] == {}
+    assert board._surveyed[1] == {}
     kept[0].force_open()
     assert metrics.values(names.STATE)["payments", "closed"] == 0
     assert sorted(looked) == ["payments", "payments", "search", "search"]
