@@ -394,10 +394,9 @@ class Board:
         """Whether another thread may measure without the lock."""
         with self.lock:
             subscriptions = list(self._subscriptions)
-        busy: set[int] = set()
-        for each in subscriptions:
-            busy.update(each._busy)  # pyright: ignore[reportPrivateUsage] # the threads that are in its listener
-        return not busy <= {get_ident(), *self._locking}
+        me = get_ident()
+        calls = sum(each.calls(here=False) for each in subscriptions)
+        return calls > sum(thread != me for thread in self._locking)
 
     def _tell_with_lock(self, event: Any, exemplar: Any = None) -> None:
         circuit = self._circuits.get(event.circuit_name)

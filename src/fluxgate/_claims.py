@@ -27,9 +27,6 @@ class Claim:
 
     __slots__ = ("interrupt", "loop", "thread")
 
-    receivers: "tuple[Subscription, ...]" = ()
-    """Those who are told without being in the outbox."""
-
     def __init__(self) -> None:
         self.thread = get_ident()
         self.loop: Any = None
@@ -39,6 +36,11 @@ class Claim:
     def is_mine(self) -> bool:
         """Whether the calling thread holds it."""
         return self.thread == get_ident()
+
+    @property
+    def at(self) -> "Subscription | None":
+        """Whose listener is being called, where that is noted here and not with the subscription."""
+        return None
 
     @property
     def is_void(self) -> bool:
@@ -89,6 +91,10 @@ class Direct(Claim):
                 return True
             frame = frame.f_back  # type: ignore[assignment]
         return False
+
+    @property
+    def at(self) -> "Subscription":
+        return self.receivers[self.given - 1]
 
     def _tell_each(self, event: Event) -> None:
         core = self._core()

@@ -284,7 +284,7 @@ class Subscription:
         """
         deadline = time.monotonic() + _CLOSE_WAIT
         if not self._bus.detach(self):
-            while not self._ended and not self._is_called(here=True) and time.monotonic() < deadline:
+            while not self._ended and not self.calls(here=True) and time.monotonic() < deadline:
                 time.sleep(0.001)  # another thread is closing it
             return
         if self._box is not None and not self.outlet.worker.is_current:
@@ -294,18 +294,15 @@ class Subscription:
         self.active = False
         if self._box is not None:
             self._box.discard()
-        while self._is_called(here=False) and time.monotonic() < deadline:
+        while self.calls(here=False) and time.monotonic() < deadline:
             time.sleep(0.001)
         self._end()
 
-    def _is_called(self, *, here: bool) -> bool:
-        """Whether the listener is being called by the calling thread, or else by another."""
+    def calls(self, *, here: bool) -> int:
+        """How many calls of the listener are under way in the calling thread, or else in all others."""
         me = get_ident()
-        if any((thread == me) is here for thread in self._busy):
-            return True
-        return any(
-            claim.is_mine is here for claim in self._bus.claims() if claim is not None and self in claim.receivers
-        )
+        noted = sum((thread == me) is here for thread in self._busy)
+        return noted + sum(claim.is_mine is here for claim in self._bus.claims() if claim.at is self)
 
     def reset(self) -> None:
         """In a forked child: the other threads' calls are not here."""

@@ -115,8 +115,9 @@ def error_text(error: BaseException) -> str:
 
 def clean(text: str) -> str:
     """Any text of the user's, redacted and cut to 200 characters."""
+    text = text[:_READ]  # which is a plain text, whatever it was
     if redact.is_given:
-        text = redact(text[:_READ])
+        text = redact(text)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

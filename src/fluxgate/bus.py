@@ -365,10 +365,11 @@ class Bus:
             subscriptions = [*self._subscriptions, *self._own]
         return [each.box for each in subscriptions if each.box is not None and not each.outlet.worker.is_current]
 
-    def claims(self) -> list[Claim | None]:
+    def claims(self) -> list[Claim]:
         """Those under which the circuits' events are being delivered."""
         with self.lock:
-            return [core.claim for core in (*self._circuits, *self._retired)]
+            claims = [core.claim for core in (*self._circuits, *self._retired)]
+        return [claim for claim in claims if claim is not None]
 
     def _cores(self) -> list["Core"]:
         with self.lock:
