@@ -28,27 +28,28 @@ def number(
         TypeError: not a real number.
         ValueError: NaN, infinite or out of range.
     """
+    wrong: type[Exception] = TypeError
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            real = float(value)
+        except OverflowError:
+            real = math.inf
+        if not (
+            math.isnan(real)
+            or (finite and math.isinf(real))
+            or (above is not None and real <= above)
+            or (at_least is not None and real < at_least)
+            or (at_most is not None and real > at_most)
+        ):
+            return real
+        wrong = ValueError
     bounds = [
         f"{word} {bound:g}"
         for word, bound in (("above", above), ("at least", at_least), ("at most", at_most))
         if bound is not None
     ]
     wanted = " and ".join(["a finite number" if finite else "a number", *bounds])
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{what} must be {wanted}, got {got(value)}")
-    try:
-        real = float(value)
-    except OverflowError:
-        real = math.inf
-    if (
-        math.isnan(real)
-        or (finite and math.isinf(real))
-        or (above is not None and real <= above)
-        or (at_least is not None and real < at_least)
-        or (at_most is not None and real > at_most)
-    ):
-        raise ValueError(f"{what} must be {wanted}, got {got(value)}")
-    return real
+    raise wrong(f"{what} must be {wanted}, got {got(value)}")
 
 
 def whole(value: Any, what: str, *, at_least: int = 1) -> int:
