@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import count, permutations
 from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, CountWindow, TimeWindow
+from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, CountWindow, SlowRate, TimeWindow
+from fluxgate.windows import Window
+from tests.running import interrupted
 
 MANY = 2000
 
@@ -99,3 +102,62 @@ def test_a_circuit_that_is_gone_leaves_nothing() -> None:
 
     assert bytes_each(come_and_go) < 20
     assert bus.circuits() == []
+
+
+# -- what is made when first needed ---------------------------------------------------------------------------------
+
+
+class Meddling(Window):
+    """Something of the user's, such as a signal handler, uses the circuit while its window is being made."""
+
+    meddle: Callable[[], object] | None = None
+
+    def open(self, slow_threshold: float, thresholds: Collection[float]) -> Any:
+        meddle, self.meddle = self.meddle, None
+        if meddle is not None:
+            meddle()
+        return CountWindow(5).open(slow_threshold, thresholds)
+
+
+def test_a_call_that_comes_in_while_a_window_is_made_is_counted() -> None:
+    """There is one window, whoever makes it."""
+    window = Meddling()
+    cb = CircuitBreaker("payments", window=window)
+    window.meddle = lambda: cb.call(work, "inner")
+    cb.call(work, "outer")
+    assert cb.info().metrics.total_count == 2
+
+
+def test_rules_that_change_while_a_window_is_made_are_those_it_is_made_by() -> None:
+    """It counts by the thresholds that are asked for from then on."""
+    window = Meddling()
+    cb = CircuitBreaker("payments", window=window)
+    window.meddle = lambda: cb.configure(tripper=SlowRate(0.5, threshold=2.0))
+    cb.call(work, "spoon")
+    assert cb.info().metrics.slow_counts == {2.0: 0}
+
+
+def test_circuits_of_one_name_go_one_by_one() -> None:
+    """In whichever order: the others stay."""
+    for order in permutations(range(4)):
+        bus = Bus()
+        breakers = dict(enumerate(CircuitBreaker("payments", bus=bus) for _ in range(4)))
+        for index in order:
+            breakers.pop(index).retire()
+            assert {*map(id, bus.circuits())} == {*map(id, breakers.values())}
+            assert {*map(id, bus.namesakes(["payments"]))} == {*map(id, breakers.values())}
+        late = CircuitBreaker("payments", bus=bus)
+        assert bus.circuits() == bus.namesakes(["payments"]) == [late]
+
+
+def test_an_interrupt_while_a_circuit_is_made_leaves_the_bus_whole() -> None:
+    """Wherever it comes: what there is of the circuit goes with the next one, and namesakes stay."""
+    step = 0
+    for step in count():
+        bus = Bus()
+        kept = [CircuitBreaker("payments", bus=bus), CircuitBreaker("payments", bus=bus)]
+        if not interrupted(lambda bus=bus: CircuitBreaker("payments", bus=bus), step):  # type: ignore[misc]
+            break
+        gc.collect()
+        assert sorted(map(id, bus.circuits())) == sorted(map(id, kept))
+    assert step > 10

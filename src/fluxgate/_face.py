@@ -170,9 +170,7 @@ class Face:
         if blocks is None:
             blocks = []
             with core.lock:  # several threads may be the first, and a signal handler as well
-                if core.with_blocks is None:
-                    core.with_blocks = blocks
-                blocks = core.with_blocks
+                blocks = core.with_blocks = blocks if core.with_blocks is None else core.with_blocks
         blocks.append((_frame(), stamp, core.clock.monotonic()))
 
     def _leave_block(self) -> tuple[Stamp, float]:

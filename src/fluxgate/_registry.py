@@ -41,12 +41,13 @@ class Registry:
         held, core.breaker = core.breaker, None
         if held is None:
             return False
-        others = self._namesakes.get(core.name, [])
+        # Looked for in both: where an interrupt came as it was entered it is in neither.
         if self._named.get(core.name) is core:
             del self._named[core.name]
-        elif core in others:  # it is in neither where an interrupt came as it was entered
-            others.remove(core)
-        if not others:
+        others = [each for each in self._namesakes.get(core.name, ()) if each is not core]
+        if others:
+            self._namesakes[core.name] = others
+        else:
             self._namesakes.pop(core.name, None)
         return True
 
