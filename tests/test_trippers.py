@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from operator import and_, or_
 from typing import Any, TypeAlias
 
 import pytest
@@ -532,3 +533,59 @@ def test_trippers_have_no_truth_value() -> None:
     for combine in (lambda: MinRequests(100) and FailureRate(0.5), lambda: not FailureRate(0.5)):
         with pytest.raises(TypeError, match=r"has no truth value: combine trippers with & and \|"):
             combine()
+
+
+# -- what can be spared -----------------------------------------------------------------------------------------------
+
+
+SPARING = st.recursive(
+    st.one_of(
+        st.just(Closed()),
+        st.just(HalfOpened()),
+        st.integers(1, 30).map(MinRequests),
+        st.sampled_from((0.05, 0.1, 0.3, 1 / 3, 0.5, 0.7, 1.0)).map(FailureRate),
+        st.sampled_from((0.1, 0.5)).map(SlowRate),
+        st.integers(1, 8).map(FailureStreak),
+    ),
+    lambda part: st.tuples(st.sampled_from((and_, or_)), part, part).map(lambda join: join[0](join[1], join[2])),
+    max_leaves=5,
+)
+OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=60)
+
+
+@given(rule=SPARING, size=st.integers(1, 40), before=OUTCOMES, after=OUTCOMES)
+def test_failures_that_can_be_spared_do_not_trip(rule: Any, size: int, before: list[bool], after: list[bool]) -> None:
+    """However successes come between, in a window that is full or not: so many more failures leave it untripped."""
+    window: list[bool] = []
+    streak = 0
+
+    def metric() -> Metric:
+        return Metric(total_count=len(window), failure_count=sum(window), total_duration=0.0, slow_count=0)
+
+    def record(failed: bool) -> None:
+        nonlocal streak
+        window.append(failed)
+        del window[:-size]
+        streak = streak + 1 if failed else 0
+
+    for failed in before:
+        record(failed)
+    spare = rule.spare(metric(), streak) if not rule.trips(metric(), State.CLOSED, streak) else 0
+    # a call count at which a success can turn the answer ends the stretch for which it was asked
+    bar = next((bar for bar in rule.bars if bar > len(window)), math.inf)
+    for failed in after:
+        record(failed)
+        spare -= failed
+        if spare < 0 or len(window) >= bar:
+            break
+        assert not rule.trips(metric(), State.CLOSED, streak)
+
+
+def test_what_is_known_can_be_spared() -> None:
+    """The default rule is asked about a failure in forty, not about each; one of the user's is asked each time."""
+    metric = Metric(total_count=100, failure_count=9, total_duration=1.0, slow_count=0)
+    assert DEFAULT_TRIPPER.spare(metric, 1) == 40
+    assert FailureStreak(5).spare(metric, 1) == 3
+    assert (FailureStreak(5) | FailureRate(0.1)).spare(metric, 1) == 0
+    assert (FailureStreak(5) & FailureRate(0.1)).spare(metric, 1) == 3
+    assert AvgLatency(1).spare(metric, 1) == 0

@@ -25,7 +25,7 @@ from ._machine import Cause, Fault, FaultOfTheCalls
 from ._record import Record
 from ._routes import Around, AtOnce
 from ._rules import Changes, Rules, amend
-from ._stamps import Lane, Stamp
+from ._stamps import NEVER, Lane, Stamp
 from ._teller import Teller
 from ._text import clean, error_text, in_words, name_of, type_name
 from .errors import CallNotPermittedError
@@ -297,20 +297,22 @@ class Core(Teller):
 
     def _arrange(self, now: float, wall: float) -> None:
         """See which of the next calls need the lock, and for what."""
-        machine = self.machine
+        machine, lane = self.machine, self._stretch
+        if lane is not None and now < lane.open_until and machine.is_steady(now, lane.generation):
+            self.lane = lane  # as it was: nothing has happened but what the stretch allows
+            return
         self.gate = self.lane = None
         if machine.state is OPEN or machine.state is FORCED_OPEN:
             if CallRejected not in self.routes:
                 until = machine.open_until if machine.state is OPEN else math.inf
                 self.gate = (until, machine.state, machine.verdict, self.opening)
         elif machine.admits_all and CallStarted not in self.routes and Around not in self.routes:
-            lane = self._stretch
             if lane is None or lane.generation != machine.generation:
                 lane = self._stretch = Lane(machine.generation)
-            lane.until = lane.told_until = -math.inf
-            if _GIL and machine.is_steady(now):
+            lane.until = lane.told_until = lane.open_until = NEVER
+            if _GIL and machine.is_steady(now, machine.generation):
                 lane.below = machine.rules.plain_below
-                until = min(machine.steady_until, now + _LANE_TIME)
+                lane.open_until = until = min(machine.steady_until, now + _LANE_TIME)
                 if CallSucceeded not in self.routes:
                     lane.until = until
                 elif AtOnce in self.routes:
@@ -370,5 +372,6 @@ class Core(Teller):
     def rewire(self, routes: "Routes") -> None:
         """Other listeners than before; the next call finds out whether it needs the lock."""
         with self.lock:
+            self._fold()
             self.routes = routes
-            self.gate = self.lane = None
+            self.gate = self._stretch = None

@@ -13,13 +13,13 @@ from ._rules import DEFAULT_RULES, amend, given
 from ._stamps import Stamp
 from ._subscription import Delivery, Listener, Subscription
 from ._template import fall_back, protect
+from ._tripping import TripperLike
 from .bus import Bus, as_bus
 from .events import Event
 from .permits import PermitLike
 from .retries import RetryLike
 from .state import State
 from .trackers import TrackerLike
-from .trippers import TripperLike
 from .windows import Window
 
 

@@ -17,8 +17,9 @@
 9.  A rule of the user's that raises decides nothing (a permit then admits, a retry waits 60 s) and is reported.
 
 One shortcut, which changes no answer: in a steady stretch a plain success (not slow by any threshold) is recorded
-without asking, because it can only lower what the tripper compares. A stretch ends where a call is forgotten by time,
-where the calls reach a `MinRequests`, and where anything but a plain success is recorded.
+without asking, because it can only lower what the tripper compares, and so are as many failures as the tripper can
+spare. A stretch ends where a call is forgotten by time, where the calls reach a `MinRequests`, and where anything else
+is recorded.
 """
 
 import math
@@ -130,6 +131,7 @@ class Machine:
         "_probes",
         "_record",
         "_steady_from",
+        "_spare",
         "_streak",
         "_wait",
         "changed_at",
@@ -156,6 +158,7 @@ class Machine:
         self._half_open_since = NEVER
         self._probes: dict[Stamp, None] | None = None  # made with the first
         self._last_error: Cause | None = None
+        self._spare = 0.0  # failures that the tripper need not be asked about in this stretch
         self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
 
@@ -262,6 +265,9 @@ class Machine:
             (self._record or self.record).add(now, wall, duration, failed=True)
             self._streak += 1
             self._last_error = error
+            if self._spare and now < self.steady_until and self._bar == math.inf and duration < self.rules.plain_below:
+                self._spare -= 1
+                return
             self._unsettle()
             self._decide(now, wall, failed=True, hint=hint)
 
@@ -288,7 +294,7 @@ class Machine:
             trips = failed if classic else tripper.trips(metric, asked_as, self._streak, patient=patient)
             recovers = half_open and not failed and (classic or tripper.evidenced(metric, asked_as, patient=patient))
             if not trips and not recovers:
-                self._settle_down(now)
+                self._settle_down(metric, now)
                 return
         except Exception as error:
             self._open_news().append(Fault(role="tripper", rule=tripper, error=error))
@@ -314,7 +320,7 @@ class Machine:
             self._open_news().append(Fault(role="tripper", rule=tripper, error=error))
             return Verdict(type(tripper).__name__, trips)
 
-    def _settle_down(self, now: float) -> None:
+    def _settle_down(self, metric: Metric, now: float) -> None:
         """Begin a steady stretch where the rules and the state allow one."""
         record = self._record
         if self.state is not HALF_OPEN and self.rules.tripper.steady and record is not None:
@@ -324,6 +330,7 @@ class Machine:
                 if bar > total:
                     self._bar = bar
                     break
+            self._spare = self.rules.tripper.spare(metric, self._streak)
             self._steady_from = now
             self.steady_until = record.steady_until()
 
@@ -336,9 +343,14 @@ class Machine:
         """Whether the state lets every call pass, with nothing to decide."""
         return self.state in ADMITTING
 
-    def is_steady(self, now: float) -> bool:
-        """Whether plain successes may gather, with no `MinRequests` ahead, and be recorded together later."""
-        return now < self.steady_until and self._bar == math.inf and not self.rules.tracker.judges_values
+    def is_steady(self, now: float, generation: int) -> bool:
+        """Whether plain successes of it may gather, with no `MinRequests` ahead, and be recorded together later."""
+        return (
+            generation == self.generation
+            and now < self.steady_until
+            and self._bar == math.inf
+            and not self.rules.tracker.judges_values
+        )
 
     def _relevant_error(self, metric: Metric) -> LastError | None:
         if self._last_error is None or not metric.failure_count:

@@ -8,11 +8,12 @@ from . import _check
 from ._limits import limits_of
 from ._record import Record
 from ._text import in_words
+from ._tripping import Tripper, TripperLike, as_tripper
 from .permits import Permit, PermitLike, Random, as_permit
 from .retries import Cooldown, Retry, RetryLike, as_retry
 from .state import CLOSED
 from .trackers import All, Tracker, TrackerLike, as_tracker
-from .trippers import DEFAULT_TRIPPER, Tripper, TripperLike, as_tripper
+from .trippers import DEFAULT_TRIPPER
 from .windows import CountWindow, Window
 
 

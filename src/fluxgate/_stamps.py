@@ -28,13 +28,14 @@ class Stamp:
 class Lane(Stamp):
     """One stamp for all calls of a generation that admits all; plain successes may gather in it (see `_core`)."""
 
-    __slots__ = ("below", "claim", "durations", "told_until", "until")
+    __slots__ = ("below", "claim", "durations", "open_until", "told_until", "until")
 
     def __init__(self, generation: int) -> None:
         super().__init__(generation)
         self.durations: list[float] = []
         self.claim: Direct | None = None
         self.below = 0.0
+        self.open_until = NEVER
         self.until = NEVER
         self.told_until = NEVER
         """The same, where somebody is to be told of each (see `_claims`)."""

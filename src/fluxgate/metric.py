@@ -162,3 +162,19 @@ class Verdict(Record):
         if self.parts:
             tree |= {"joined_by": self.joined_by, "parts": [part.to_dict() for part in self.parts]}
         return tree
+
+
+def calls_in_words(count: int) -> str:
+    """``1 call``, ``2 calls``."""
+    return f"{count} {'call' if count == 1 else 'calls'}"
+
+
+def rate_in_words(what: str, rate: float | None, limit: float, part: int, whole: int) -> str:
+    """A rate beside its limit, for the verdict of a rule."""
+    seen = "no call yet" if rate is None else f"{what} {rate:.1%}".replace("%", " %")
+    return f"{seen} (limit {limit * 100:.1f} %, {part} of {calls_in_words(whole)})"
+
+
+def compared(rule: object, met: bool, text: str, observed: float | None, limit: float) -> Verdict:
+    """The verdict of a rule that compares a figure with its limit."""
+    return Verdict(repr(rule), met, text, observed, limit)
