@@ -7,7 +7,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-bare coverage lint format dashboards pictures build clean
+.PHONY: help demo test test-bare coverage lint format dashboards pictures bench guard build clean
 
 # The editable install is a tree of links below build/, one for each file and shared by all environments, so an added
 # or removed file calls for another install. Hence a stamp's name has the set of files in it, each install drops the
@@ -25,7 +25,7 @@ endef
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo 'ARGS="..." goes to the demo or to pytest; PYTHON=python3.13 VENV=.venv-3.13 uses another Python'
+	@echo 'ARGS="..." goes to the demo, pytest or the benchmarks; PYTHON=python3.13 VENV=.venv-3.13 uses another Python'
 
 demo: $(DEMO) ## circuits that open and recover on real HTTP, explained as it happens
 	$(VENV)/bin/python -m fluxgate demo $(ARGS)
@@ -64,12 +64,18 @@ dashboards: $(DEV) ## build the dashboards' JSON anew
 pictures: $(DEV) ## draw the pictures of docs/dashboards anew; needs Debian's prometheus
 	$(VENV)/bin/python -m tests.pictures
 
+bench: $(DEV) ## Fluxgate beside its peers, into docs/benchmarks.md; ARGS=--quick is rough
+	$(VENV)/bin/python -m benchmarks $(ARGS)
+
+guard: $(DEV) ## the budgets, with headroom
+	$(VENV)/bin/python -m benchmarks.guard $(ARGS)
+
 build: $(DEV) ## wheel and sdist in dist/
 	$(VENV)/bin/python -m build
 
 clean: ## remove all that make has made, environments included
 	rm -rf .venv .venv-* build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find src listeners dashboards tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find src listeners dashboards benchmarks tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 %/pyvenv.cfg:
 	$(PYTHON) -m venv $*

@@ -1,0 +1,15 @@
+"""Fluxgate beside its peers, and each feature beside what it needs: ``python -m benchmarks``, or ``make bench``.
+
+How it is measured:
+
+- Each library runs in a process and an environment of its own (see `peers`), and one conductor asks all of them in turn
+  for one short sample, for many rounds, so that noise hits all alike (see `conductor`).
+- A sample times the bare call, the protected call and the empty loop in the same process, each as the best of some
+  stretches of 25 ms; the loop is subtracted, and the ratio to the bare call is that of the sample. What is reported is
+  the median of the samples (see `workloads`).
+- A stretch is longer than what Fluxgate puts off (a busy circuit folds its successes into the window every 10 ms), so
+  each sample pays for it.
+- Garbage is collected before a sample and what is alive is frozen; the collector stays on, as in a program.
+
+The budgets are in `budgets`, the peers in `peers`, the features in `features`, each once.
+"""
