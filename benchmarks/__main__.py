@@ -14,13 +14,13 @@ from . import conductor, environments, features, plot, report
 from .conductor import Samples, Subject
 from .footprint import FOOTPRINT
 from .peers import OURS, PEERS, Peer
-from .workloads import CALLS, CIRCUITS, WINDOW_SIZES
+from .workloads import CALLS, CIRCUITS, IN_TURN, WINDOW_SIZES
 
 WORKLOADS = (
     *CALLS,
     *(f"window:{size}" for size in WINDOW_SIZES),
     *(f"among:{number}" for number in CIRCUITS),
-    *(f"each of:{number}" for number in CIRCUITS),
+    *(f"each of:{number}" for number in IN_TURN),
     *FOOTPRINT,
 )
 FEW_ROUNDS = frozenset({"memory", "import", "making", *(name for name in WORKLOADS if "0000" in name)})

@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 from .adapters import Adapter, Lacks
@@ -82,24 +82,24 @@ class Making:
         decorate, make = self.adapter.decorate, self.adapter.breaker
         kept: list[Any] = [None] * n
         gc.collect()
-        started = perf_counter()
+        started = thread_time()
         for index in range(n):
             kept[index] = decorate(make(), work)
-        return (perf_counter() - started) / n
+        return (thread_time() - started) / n
 
 
 _IMPORT = """
 import sys
-from time import perf_counter
+from time import process_time
 sys.path[:0] = {paths}
-started = perf_counter()
+started = process_time()
 import {module}
-print(perf_counter() - started)
+print(process_time() - started)
 """
 
 
 class Importing:
-    """Seconds to import the library, with all that it imports, in a fresh process."""
+    """Processor time to import the library, with all that it imports, in a fresh process."""
 
     def __init__(self, adapter: Adapter) -> None:
         paths = [path for path in sys.path if path and Path(path).resolve() != ROOT]

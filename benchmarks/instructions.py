@@ -43,19 +43,26 @@ def counted(report: str) -> int | None:
     return int((found[1] or found[2]).replace(",", "")) if found else None
 
 
+@cache
+def _per_iteration(feature: str, outcome: str, loop: str) -> float | None:
+    command = [*counter(), sys.executable, "-m", "benchmarks.instructions", feature, outcome, loop]
+    with ThreadPoolExecutor(2) as pool:
+        short, long = pool.map(_count, ([*command, str(n)] for n in (SHORT, LONG)))
+    return None if short is None or long is None else (long - short) / (LONG - SHORT)
+
+
 def per_call(feature: str, outcome: str) -> dict[str, float] | None:
-    """Instructions of the bare and of the measured call, without the loop; ``None`` where nobody can count them."""
+    """Instructions of the bare and of the measured call, without the loop; ``None`` where nobody can count them.
+
+    `feature`: one of `features`, or ``Fluxgate`` for a workload of `workloads`.
+    """
     if not counter():
         return None
-    runs = [(loop, n) for loop in ("loop", "bare", "measured") for n in (SHORT, LONG)]
-    command = [*counter(), sys.executable, "-m", "benchmarks.instructions", feature, outcome]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        counts = list(pool.map(_count, [[*command, loop, str(n)] for loop, n in runs]))
-    by_run = {run: count for run, count in zip(runs, counts, strict=True) if count is not None}
-    if len(by_run) < len(runs):
+    loop, bare = (_per_iteration(OURS.name, outcome, each) for each in ("loop", "bare"))  # the same for all
+    measured = _per_iteration(feature, outcome, "measured")
+    if loop is None or bare is None or measured is None:
         return None
-    each = {loop: (by_run[loop, LONG] - by_run[loop, SHORT]) / (LONG - SHORT) for loop in ("loop", "bare", "measured")}
-    return {name: each[name] - each["loop"] for name in ("bare", "measured")}
+    return {"bare": bare - loop, "measured": measured - loop}
 
 
 def main(feature: str, outcome: str, loop: str, n: str) -> None:

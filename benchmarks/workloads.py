@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import cycle, islice, repeat
 from threading import Barrier, Thread
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 from .adapters import Adapter, Function, Lacks, Refusing
 
 Loop = Callable[[int], float]
-"""Runs so many iterations; how many seconds they took."""
+"""Runs so many iterations; how many seconds of processor time they took the calling thread.
+
+A neighbour's load takes no part in that: in wall time, long stretches would meet more of it than short ones.
+"""
 
 STRETCH = 0.025
 """Seconds a stretch of calls lasts at least, so that what is put off falls due within it."""
@@ -50,10 +53,10 @@ def calling(func: Function) -> Loop:
 
     def run(n: int) -> float:
         values = repeat(1, n)
-        started = perf_counter()
+        started = thread_time()
         for value in values:
             func(value)
-        return perf_counter() - started
+        return thread_time() - started
 
     return run
 
@@ -63,13 +66,13 @@ def trying(func: Function, given: tuple[int, ...]) -> Loop:
 
     def run(n: int) -> float:
         values = islice(cycle(given), n)
-        started = perf_counter()
+        started = thread_time()
         for value in values:
             try:
                 func(value)
             except Exception:
                 pass
-        return perf_counter() - started
+        return thread_time() - started
 
     return run
 
@@ -79,10 +82,10 @@ def awaiting(runner: asyncio.Runner, func: Function) -> Loop:
 
     async def run(n: int) -> float:
         values = repeat(1, n)
-        started = perf_counter()
+        started = thread_time()
         for value in values:
             await func(value)
-        return perf_counter() - started
+        return thread_time() - started
 
     return lambda n: runner.run(run(n))
 
@@ -92,19 +95,19 @@ def entering(block: Any, func: Function) -> Loop:
 
     def run(n: int) -> float:
         values = repeat(1, n)
-        started = perf_counter()
+        started = thread_time()
         for value in values:
             with block:
                 func(value)
-        return perf_counter() - started
+        return thread_time() - started
 
     def run_anew(n: int) -> float:
         values = repeat(1, n)
-        started = perf_counter()
+        started = thread_time()
         for value in values:
             with block():
                 func(value)
-        return perf_counter() - started
+        return thread_time() - started
 
     return run if hasattr(block, "__exit__") else run_anew
 
@@ -114,10 +117,10 @@ def in_turn(functions: list[Function]) -> Loop:
 
     def run(n: int) -> float:
         chosen = islice(cycle(functions), n)
-        started = perf_counter()
+        started = thread_time()
         for func in chosen:
             func(1)
-        return perf_counter() - started
+        return thread_time() - started
 
     return run
 
@@ -127,10 +130,10 @@ def idling(values: Callable[[int], Iterable[Any]] = lambda n: repeat(1, n)) -> L
 
     def run(n: int) -> float:
         given = values(n)
-        started = perf_counter()
+        started = thread_time()
         for _ in given:
             pass
-        return perf_counter() - started
+        return thread_time() - started
 
     return run
 
@@ -330,6 +333,7 @@ CALLS: dict[str, Callable[[Adapter], Any]] = {
 }
 WINDOW_SIZES = (10, 100, 1_000, 10_000, 100_000)
 CIRCUITS = (1, 100, 10_000, 100_000)
+IN_TURN = (100, 10_000)
 
 
 def workload(adapter: Adapter, name: str) -> Any:
