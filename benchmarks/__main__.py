@@ -106,8 +106,8 @@ def main() -> None:
     parser.add_argument("--draw-only", action="store_true", help="page and picture anew from the last results")
     asked = parser.parse_args()
     if not asked.draw_only:
-        rounds = asked.rounds or (3 if asked.quick else 15)
-        stretches = 1 if asked.quick else 3
+        rounds = asked.rounds or (3 if asked.quick else 10)
+        stretches = 1 if asked.quick else 2
         peers: dict[str, Peer | str] = {}
         for peer in PEERS:
             say(f"environment: {peer.name}")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 from time import thread_time
@@ -25,8 +26,10 @@ class Memory:
         self.adapter = adapter
 
     def warm_up(self) -> None:
-        """Make one, so that what is made but once is there."""
+        """Make one of each, so that what is made but once is there."""
         self._decorated(self.adapter.breaker)(1)
+        with suppress(Lacks):
+            self._filled(WINDOW)
 
     def _decorated(self, make: Callable[[], Any]) -> Callable[..., Any]:
         return self.adapter.decorate(make(), work)
@@ -41,11 +44,9 @@ class Memory:
             for index in range(BREAKERS):
                 kept[index] = self._decorated(self.adapter.breaker)
             found = {"breaker": (_traced() - before) / BREAKERS}
-            try:
+            with suppress(Lacks):
                 small, large = (self._filled(size) for size in (1, WINDOW + 1))
                 found["call"] = (large - small) / WINDOW
-            except Lacks:
-                pass
         finally:
             tracemalloc.stop()
         return found

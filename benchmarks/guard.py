@@ -161,7 +161,7 @@ def findings(budgets: Iterable[Budget], measures: dict[str, Measure], appeals: d
 
 def row(*cells: str) -> str:
     """One line of the table."""
-    return "{:52} {:>14} {:>12} {:>12}  {}".format(*cells)
+    return "{:66} {:>14} {:>12} {:>12}  {}".format(*cells)
 
 
 def line(finding: Finding) -> str:

@@ -106,7 +106,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
-def _name(name: str) -> str:
+def named(name: str) -> str:
+    """How a library is called in a table."""
     peer = next(peer for peer in PEERS if peer.name == name)
     return f"**{name}**" if peer.is_ours else name if peer.version in name else f"{name} {peer.version}"
 
@@ -117,7 +118,7 @@ def _by_peer(results: Results, columns: Mapping[str, Callable[[str], str]]) -> l
     for peer in PEERS:
         cells = [show(peer.name) for show in columns.values()]
         if any(not cell.startswith("*") or cell.startswith("**") for cell in cells):
-            rows.append([_name(peer.name), *cells])
+            rows.append([named(peer.name), *cells])
     return _table(["", *columns], rows)
 
 
@@ -143,7 +144,7 @@ def about(results: Results) -> list[str]:
 
 def peers(results: Results) -> list[str]:
     """What each library leaves undone."""
-    return _table(["library", "compared with Fluxgate"], [[_name(p.name), p.less] for p in PEERS if not p.is_ours])
+    return _table(["library", "compared with Fluxgate"], [[named(p.name), p.less] for p in PEERS if not p.is_ours])
 
 
 def calls(results: Results) -> list[str]:
