@@ -27,7 +27,9 @@ class Worker:
     """A process that takes samples of one workload of one subject."""
 
     def __init__(self, python: Path, name: str, workload: str) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "OTEL_", "PROMETHEUS_"))}
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COVERAGE", "OTEL_", "PROMETHEUS_"))
+        }
         self.name = name
         self._process = subprocess.Popen(
             [str(python), "-m", "benchmarks.worker", name, workload],

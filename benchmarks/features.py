@@ -49,7 +49,7 @@ def _none() -> Feature:
 
 
 def _no_op() -> Feature:
-    return Feature(lambda bus: bus.attach(Ignoring()), dict.fromkeys(OUTCOMES, work))
+    return Feature(lambda bus: bus.attach(Ignoring()))
 
 
 def _background() -> Feature:

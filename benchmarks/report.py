@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import Any
 
 from .budgets import BUDGETS, Budget
-from .features import FEATURES, OUTCOMES
+from .features import FEATURES, NO_LISTENER, OUTCOMES
 from .peers import OURS, PEERS, ROOT
 from .workloads import CIRCUITS, IN_TURN, WINDOW_SIZES
 
@@ -199,9 +199,10 @@ def footprint(results: Results) -> list[str]:
 
 
 def _feature(cell: Mapping[str, Any]) -> str:
-    text = _times(cell)
+    on_top = cell["on top"][0] * cell["bare"][0]
+    text = f"{_times(cell)}<br>{'+' if on_top >= 0 else '−'} {_time(abs(on_top))}"
     if "by hand" in cell:
-        text += f"<br>by hand {_time(cell['by hand'][0])}: {_digits(cell['of by hand'][0])}×"
+        text += f"; by hand {_time(cell['by hand'][0])}: {_digits(cell['of by hand'][0])}×"
     return text
 
 
@@ -210,7 +211,7 @@ def features(results: Results) -> list[str]:
     rows: list[list[str]] = []
     for name in FEATURES:
         cells = [results["features"][outcome][name] for outcome in OUTCOMES]
-        rows.append([name, *(_feature(cell) for cell in cells)])
+        rows.append([name, *(_times(cell) if name == NO_LISTENER else _feature(cell) for cell in cells)])
     return _table(["", *OUTCOMES], rows)
 
 

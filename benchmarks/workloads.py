@@ -1,6 +1,7 @@
 """What is timed, and how: one sample is the bare call, the measured call and the empty loop, in turn."""
 
 import asyncio
+import atexit
 import gc
 import sys
 from collections.abc import Callable, Iterable
@@ -259,6 +260,7 @@ def runner() -> asyncio.Runner:
     """The process's event loop."""
     if not _runner:
         _runner.append(asyncio.Runner())
+        atexit.register(_runner[0].close)
     return _runner[0]
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks: what they compare is what they say, and the guard's verdicts follow from its table. Nothing is timed."""
+"""The benchmarks: they compare what they say, and the guard's verdicts follow from its table. Nothing is timed here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks import adapters, budgets, conductor, environments, features, footprint, guard, instructions, peers
-from benchmarks import report, workloads
+from benchmarks import (
+    adapters,
+    budgets,
+    conductor,
+    environments,
+    features,
+    footprint,
+    guard,
+    instructions,
+    peers,
+    report,
+    workloads,
+)
 from benchmarks.adapters import Lacks
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.conductor import Subject
