@@ -190,7 +190,7 @@ FEATURES: dict[str, Callable[[], Feature]] = {
 }
 
 
-def _protected(outcome: str, bus: Bus) -> Function:
+def protected(outcome: str, bus: Bus) -> Function:
     """A function behind a circuit that stays in the state in which calls end so."""
     never = MinRequests(100) & FailureRate(0.5) & FailureStreak(NEVER)
     if outcome == "success":
@@ -231,7 +231,7 @@ def workload(name: str, wanted: str) -> Timed:
     bus = Bus()
     if outcome == wanted:
         feature.attach(bus)
-        func = _protected(outcome, bus)
+        func = protected(outcome, bus)
     elif outcome in feature.floors:
         func = feature.floors[outcome]
     else:

@@ -273,6 +273,8 @@ def some_fail(adapter: Adapter) -> Timed:
     """One call in ten fails, and the circuit stays closed."""
     given = ONE_IN_TEN_IS_ZERO
     decorated = adapter.decorate(adapter.breaker(), flaky)
+    trying(decorated, given)(1_000)
+    decorated(1)  # it is not refused
     return Timed(trying(decorated, given), trying(flaky, given), idling(lambda n: islice(cycle(given), n)))
 
 

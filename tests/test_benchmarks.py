@@ -30,7 +30,8 @@ from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.conductor import Subject
 from benchmarks.peers import OURS, PEERS, Peer
 from benchmarks.workloads import Threads, Timed
-from fluxgate import CallNotPermittedError
+from fluxgate import Bus, CallNotPermittedError
+from fluxgate.events import CallFailed, CallRejected, CallSucceeded
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -266,6 +267,13 @@ def test_circuits_end_calls_as_their_workload_says(ours: adapters.Adapter) -> No
     """An open circuit refuses; one of which a call in ten fails stays closed; a window has the size asked for."""
     with pytest.raises(CallNotPermittedError):
         ours.opened(workloads.work)(1)
+
+    class Unbreakable(adapters.Ours):
+        def fragile(self) -> Any:
+            return self.counting(10)
+
+    with pytest.raises(AssertionError, match="not open"):
+        Unbreakable(OURS).opened(workloads.work)
     breaker = ours.breaker()
     workloads.trying(ours.decorate(breaker, workloads.flaky), workloads.ONE_IN_TEN_IS_ZERO)(1_000)
     assert breaker.info().state == "closed"
@@ -299,12 +307,34 @@ def test_each_feature_runs(name: str, outcome: str) -> None:
     timed = features.workload(name, outcome)
     timed.iterations = 20
     assert timed.sample(1).keys() == {"bare", "measured"}
-    try:
+    feature = features.FEATURES[name]()
+    if outcome in feature.floors:
+        feature.floors[outcome](1)
         by_hand = features.workload(name, features.BY_HAND + outcome)
-    except Lacks:
-        return
-    by_hand.iterations = 20
-    assert by_hand.sample(1).keys() == {"bare", "measured"}
+        by_hand.iterations = 20
+        assert by_hand.sample(1).keys() == {"bare", "measured"}
+
+
+def test_a_listener_under_measurement_hears_each_call() -> None:
+    """And calls end as their outcome says, however many there are."""
+    heard: list[type] = []
+    expected = {
+        "success": (CallSucceeded, None),
+        "failure": (CallFailed, adapters.Refusing),
+        "rejection": (CallRejected, CallNotPermittedError),
+    }
+    for outcome, (event, error) in expected.items():
+        bus = Bus()
+        bus.attach(lambda event: heard.append(type(event)), *features.Ignoring.events)
+        func = features.protected(outcome, bus)
+        heard.clear()
+        for _ in range(300):
+            try:
+                ended = func(1)
+            except Exception as raised:
+                ended = type(raised)
+            assert ended == (error or 1)
+        assert heard == [event] * 300
 
 
 def test_workers_are_asked_in_turn_and_say_what_they_lack() -> None:
