@@ -75,13 +75,13 @@ def _structlog() -> Feature:
 
     from fluxgate.listeners.structlog import StructlogListener
 
-    structlog.configure(
+    logger = structlog.wrap_logger(
+        structlog.ReturnLogger(),
         processors=[structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.ReturnLoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    return Feature(lambda bus: bus.attach(StructlogListener()))
+    return Feature(lambda bus: bus.attach(StructlogListener(logger)))
 
 
 def _prometheus() -> Feature:
