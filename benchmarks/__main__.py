@@ -125,7 +125,7 @@ def main() -> None:
             "peers": run_peers(peers, rounds, stretches),
             "features": run_features(rounds, stretches),
         }
-        report.RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        report.keep(results)
     read = json.loads(report.RESULTS.read_text("utf-8"))
     report.write(read)
     plot.draw(read)
