@@ -570,7 +570,8 @@ def test_failures_that_can_be_spared_do_not_trip(rule: Any, size: int, before: l
 
     for failed in before:
         record(failed)
-    spare = rule.spare(metric(), streak) if not rule.trips(metric(), State.CLOSED, streak) else 0
+    assume(not rule.trips(metric(), State.CLOSED, streak))
+    spare = rule.spare(metric(), streak)
     # a call count at which a success can turn the answer ends the stretch for which it was asked
     bar = next((bar for bar in rule.bars if bar > len(window)), math.inf)
     for failed in after:
