@@ -25,7 +25,7 @@ from ._machine import Cause, Fault, FaultOfTheCalls
 from ._record import Record
 from ._routes import Around, AtOnce
 from ._rules import Changes, Rules, amend
-from ._stamps import NEVER, Lane, Stamp
+from ._stamps import NEVER, Lane, Leave, Stamp
 from ._teller import Teller
 from ._text import clean, error_text, in_words, name_of, type_name
 from .errors import CallNotPermittedError
@@ -83,12 +83,14 @@ class CircuitBreakerInfo(Record):
 class Core(Teller):
     """One circuit, whichever breaker it belongs to."""
 
-    __slots__ = ("__weakref__", "_stretch", "_unheard", "breaker", "gate", "lane", "with_blocks")
+    __slots__ = ("__weakref__", "_stretch", "_unheard", "breaker", "gate", "lane", "open", "with_blocks")
 
     def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
         self.lane: Lane | None = None
-        """The stamp of calls that begin without the lock, while they may."""
+        """The stamp of calls that begin without a word to anybody, while they may."""
+        self.open: Lane | None = None
+        """The lane, while outcomes may gather in it. Those who surround calls close `lane`, and leave this open."""
         self.gate: tuple[float, State, Verdict | None, Opening | None] | None = None
         """While refusals need no lock: until when (monotonic), the state, why the circuit opened, and on what."""
         self.with_blocks: list[tuple[int, Stamp, float]] | None = None  # made with the first
@@ -105,26 +107,25 @@ class Core(Teller):
         `nested`: the call ends in the context in which it begins, and what runs in between is its own. That of a
         generator, or one that is settled elsewhere, does not.
         """
-        lane = self.lane
+        lane = self.open
         if lane is not None:
-            return lane
+            return lane if lane is self.lane else self._enter(lane, self._number(), nested)
         machine = self.machine
         now, wall = self.clock.monotonic(), self.clock.time()
         refused: Event | None = None
-        surrounding: tuple[Subscription, ...] | None = None
+        surrounding = False
         with self.lock:
             self._fold()
             answer: Stamp | CallNotPermittedError | str = machine.admit(now, wall)
             self.tell_news(wall)
             if isinstance(answer, Stamp):
-                surrounding = self.routes.get(Around)
+                surrounding = Around in self.routes
                 if CallStarted in self.routes:
                     started = self.draft(CallStarted, wall)
                     self.push(started, CallStarted, first=True)
                     answer.call_id = started.call_id
-                elif surrounding is not None:
-                    self._unheard += 1
-                    answer.call_id = -self._unheard
+                elif surrounding:
+                    answer.call_id = self._number()
             else:
                 retry_after = machine.retry_after(now)
                 refused = self.publish(CallRejected, wall, retry_after=retry_after, reason=answer)
@@ -132,20 +133,26 @@ class Core(Teller):
                 answer = CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict, self.opening)
         if isinstance(answer, CallNotPermittedError):
             self.tell_here(refused)
-        elif surrounding is not None:
-            self._enter(answer, surrounding, nested)
+        elif surrounding:
+            return self._enter(answer, answer.call_id, nested)
         return answer
 
-    def _enter(self, stamp: Stamp, surrounding: "tuple[Subscription, ...]", nested: bool) -> None:
-        entered = stamp.leave = []
+    def _enter(self, stamp: Stamp, number: int | None, nested: bool) -> Stamp:
+        """Let those who surround calls enter this one. In the lane it gets a stamp of its own only if somebody does."""
+        leaves: list[Leave] = []
         try:
-            for subscription in surrounding:
-                leave = subscription.enter(self, stamp.call_id, nested)
+            for subscription in self.routes.get(Around, ()):
+                leave = subscription.enter(self, number, nested)
                 if leave is not None:
-                    entered.append(leave)
+                    leaves.append(leave)
         except BaseException:  # an interrupt: the call does not begin
-            self.abandoned(stamp, self.clock.monotonic())
+            self.abandoned(_left_by(stamp, number, leaves), self.clock.monotonic())
             raise
+        return _left_by(stamp, number, leaves)
+
+    def _number(self) -> int:
+        self._unheard = number = self._unheard + 1  # without a call in between: one step under the GIL
+        return -number
 
     def _leave(self, stamp: Stamp) -> None:
         leaving, stamp.leave = stamp.leave, None
@@ -162,7 +169,7 @@ class Core(Teller):
 
     def returned(self, stamp: Stamp, started: float, now: float, value: Any) -> None:
         """The call returned `value`."""
-        lane = self.lane
+        lane = self.open
         if lane is not None and stamp is lane and now - started < lane.below and now < lane.until:
             lane.durations.append(now - started)
             return
@@ -283,7 +290,7 @@ class Core(Teller):
 
     def _fold(self) -> None:
         """Close the lane, so that nothing slips in before the decision, and take what has gathered in it."""
-        self.lane = None
+        self.lane = self.open = None
         stretch = self._stretch
         if stretch is None or not stretch.durations:
             return
@@ -299,14 +306,14 @@ class Core(Teller):
         """See which of the next calls need the lock, and for what."""
         machine, lane = self.machine, self._stretch
         if lane is not None and now < lane.open_until and machine.is_steady(now, lane.generation):
-            self.lane = lane  # as it was: nothing has happened but what the stretch allows
+            self._open(lane)  # as it was: nothing has happened but what the stretch allows
             return
-        self.gate = self.lane = None
+        self.gate = self.lane = self.open = None
         if machine.state is OPEN or machine.state is FORCED_OPEN:
             if CallRejected not in self.routes:
                 until = machine.open_until if machine.state is OPEN else math.inf
                 self.gate = (until, machine.state, machine.verdict, self.opening)
-        elif machine.admits_all and CallStarted not in self.routes and Around not in self.routes:
+        elif machine.admits_all and CallStarted not in self.routes and (_GIL or Around not in self.routes):
             if lane is None or lane.generation != machine.generation:
                 lane = self._stretch = Lane(machine.generation)
             lane.until = lane.told_until = lane.open_until = NEVER
@@ -317,6 +324,11 @@ class Core(Teller):
                     lane.until = until
                 elif AtOnce in self.routes:
                     self._prepare_telling(lane, self.routes[AtOnce], until, now, wall)
+            self._open(lane)
+
+    def _open(self, lane: Lane) -> None:
+        self.open = lane
+        if Around not in self.routes:
             self.lane = lane
 
     def _prepare_telling(
@@ -375,3 +387,13 @@ class Core(Teller):
             self._fold()
             self.routes = routes
             self.gate = self._stretch = None
+
+
+def _left_by(stamp: Stamp, number: int | None, leaves: list[Leave]) -> Stamp:
+    """The stamp of a call that is left so."""
+    if leaves:
+        if isinstance(stamp, Lane):
+            stamp = Stamp(stamp.generation)
+            stamp.call_id = number
+        stamp.leave = leaves
+    return stamp

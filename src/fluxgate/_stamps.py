@@ -4,9 +4,13 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .events import Event
+
 if TYPE_CHECKING:
     from ._claims import Direct
-    from .events import Event
+
+Leave = Callable[[Event | None], None]
+"""Tells one who surrounds a call of its end, by the event where somebody asks for it."""
 
 NEVER = -math.inf  # one object for all: negating makes another each time
 
@@ -20,7 +24,7 @@ class Stamp:
         self.generation = generation
         self.deadline = deadline
         self.call_id: int | None = None
-        self.leave: list[Callable[[Event | None], None]] | None = None
+        self.leave: list[Leave] | None = None
         """How those who surround the call are told of its end; the last to enter leaves first."""
         self.ended: Event | None = None
 

@@ -371,6 +371,8 @@ class Subscription:
             return None
         finally:
             self._busy.remove(me)
+        if leave is None:
+            return None
 
         def leaving(ended: Event | None) -> None:
             try:
@@ -380,7 +382,7 @@ class Subscription:
             except BaseException as error:
                 self.failed(None, error, core)
 
-        return None if leave is None else leaving
+        return leaving
 
     def _mailbox(self) -> Mailbox | None:
         with self._bus.lock:

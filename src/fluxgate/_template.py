@@ -69,7 +69,7 @@ def make(_func, _core, {clock}):
             raise
         _ended = _clock.monotonic()
         _elapsed = _ended - _started
-        if _stamp is not _core.lane or _elapsed >= _stamp.below:
+        if _stamp is not _core.open or _elapsed >= _stamp.below:
             {settle}
         if _ended < _stamp.until:
             _stamp.durations.append(_elapsed)
