@@ -55,6 +55,7 @@ from fluxgate import (
     trackers,
     trippers,
 )
+from fluxgate.events import CallEnded
 from fluxgate.testing import EventRecorder, VirtualClock
 from tests.reference import Admitted, Alternatives, Circuit, Outcome, Published, Refusal, Rules, Spec, Sums
 
@@ -514,11 +515,39 @@ ear_kinds = st.sampled_from(
 )
 
 
+class Doorkeeper:
+    """Surrounds every other call, and lets those in between pass."""
+
+    events = (CallEnded,)
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.inside: set[int] = set()
+        self.left: list[tuple[int, CallEnded]] = []
+
+    def __call__(self, event: CallEnded) -> None:
+        pass
+
+    def around(self, circuit_name: str, call_id: int, *, nested: bool) -> Callable[[CallEnded], None] | None:
+        self.asked += 1
+        if self.asked % 2:
+            return None
+        assert call_id not in self.inside
+        self.inside.add(call_id)
+
+        def leave(event: CallEnded) -> None:
+            self.inside.remove(call_id)
+            self.left.append((call_id, event))
+
+        return leave
+
+
 class Life(RuleBasedStateMachine):
     """The common part; each subclass is a colour and a set of event types that are listened to."""
 
     asynchronous: ClassVar[bool]
     listened: ClassVar[tuple[type[events.Event], ...]]
+    surrounded: ClassVar[bool]
 
     def __init__(self) -> None:
         super().__init__()
@@ -543,11 +572,14 @@ class Life(RuleBasedStateMachine):
         recorder = AsyncRecorder(*kinds) if self.asynchronous and awaited else EventRecorder(*kinds)
         self.told = 0
         self.ears = [Ear(recorder)]
+        self.doorkeepers = [Doorkeeper()] if self.surrounded else []
         self.subscription: Subscription | None = None
         self.model = Circuit(rules, self.clock.time(), self.ears[0].kinds)
         parameters = real(**{each.name: getattr(rules, each.name) for each in fields(rules)})
         make: Any = AsyncCircuitBreaker if self.asynchronous else CircuitBreaker
-        self.cb: Any = make("dependency", listeners=[recorder], bus=Bus(), clock=self.clock, **parameters)
+        self.cb: Any = make(
+            "dependency", listeners=[recorder, *self.doorkeepers], bus=Bus(), clock=self.clock, **parameters
+        )
         self.ways: Any = ways_to_await(self.cb) if self.asynchronous else ways_to_call(self.cb)
         if isinstance(recorder, AsyncRecorder):  # a constructor cannot await: the news of it waits for the first call
             self.configure({"slow_threshold": rules.slow_threshold})
@@ -629,8 +661,9 @@ class Life(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((-86_400.0, -3.0, 7.0, 86_400.0)))
     def wall_clock_jumps(self, seconds: float) -> None:
-        """Somebody sets the wall clock."""
+        """Somebody sets the wall clock, which is noticed when the lane is opened anew, as it is every 10 ms."""
         self.clock.set_time(self.clock.time() + seconds)
+        self.clock.advance(1 / 64)
 
     @rule(state=st.sampled_from(("closed", "closed", "disabled", "metrics_only", "forced_open")))
     def control(self, state: str) -> None:
@@ -704,6 +737,9 @@ class Life(RuleBasedStateMachine):
         for _, task, _ in self.in_flight:
             with suppress(BaseException):
                 task.finish(Order(SUCCESS, None))
+        for doorkeeper in self.doorkeepers:
+            assert not doorkeeper.inside
+            assert all(event.call_id == call_id for call_id, event in doorkeeper.left)
 
     # how they are taken, on both sides
 
@@ -794,21 +830,24 @@ SETTINGS = settings(
 @pytest.mark.filterwarnings("ignore:.* never holds the ")
 @pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize(
-    ("listened", "gil"),
+    ("listened", "gil", "surrounded"),
     [
-        pytest.param(events.Event, True, id="every event"),
-        pytest.param(events.StateChanged, True, id="transitions only"),
-        pytest.param(events.StateChanged, False, id="without the lane"),
-        pytest.param(events.CallEnded, True, id="outcomes"),
-        pytest.param(events.CallEnded, False, id="outcomes, without the lane"),
+        pytest.param(events.Event, True, False, id="every event"),
+        pytest.param(events.StateChanged, True, False, id="transitions only"),
+        pytest.param(events.StateChanged, False, False, id="without the lane"),
+        pytest.param(events.CallEnded, True, False, id="outcomes"),
+        pytest.param(events.CallEnded, False, False, id="outcomes, without the lane"),
+        pytest.param(events.CallEnded, True, True, id="outcomes, every other call surrounded"),
     ],
 )
 def test_a_circuit_lives_as_its_rules_say(
-    colour: str, listened: type[events.Event], gil: bool, monkeypatch: pytest.MonkeyPatch
+    colour: str, listened: type[events.Event], gil: bool, surrounded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever happens to a circuit, it tells, decides and counts what a plain reading of the rules gives."""
     monkeypatch.setattr(_core, "_GIL", gil and _core._GIL)
     with ThreadPoolExecutor(MOST_IN_FLIGHT + 1) as threads:
         monkeypatch.setattr(Threaded, "threads", threads, raising=False)
-        life = type("Life", (Life,), {"asynchronous": colour == "async", "listened": (listened,)})
+        life = type(
+            "Life", (Life,), {"asynchronous": colour == "async", "listened": (listened,), "surrounded": surrounded}
+        )
         run_state_machine_as_test(life, settings=SETTINGS)

@@ -306,6 +306,33 @@ def test_only_one_that_asks_for_calls_surrounds_them() -> None:
     assert circuit.breaker._core.lane is not None
 
 
+def test_a_call_that_nobody_surrounds_in_the_end_keeps_the_lane() -> None:
+    """Who answers ``None`` costs it no lock; one that is surrounded has a stamp of its own, and all are counted."""
+    circuit = SYNC(hears=(StateChanged,), tripper=FailureStreak(5))
+    answers: list[bool] = []
+
+    class Choosy(Surrounding):
+        def around(self, circuit_name: str, call_id: int | None, *, nested: bool) -> Any:
+            leave = super().around(circuit_name, call_id, nested=nested)
+            return leave if answers.pop(0) else None
+
+    listener = Choosy(CallEnded)
+    circuit.breaker.attach(listener)
+    core = circuit.breaker._core
+    answers += [False, False, True, False]
+    circuit.succeed()
+    lane = core.open
+    assert lane is not None
+    stamps: list[Any] = [core.admit() for _ in range(3)]
+    assert [stamp is lane for stamp in stamps] == [True, False, True]
+    assert stamps[1].call_id == listener.entered[2][1]
+    for stamp in stamps:
+        core.returned(stamp, 0.0, 0.0, None)
+        core.deliver()
+    assert [event.call_id for event in listener.left if isinstance(event, CallEnded)] == [stamps[1].call_id]
+    assert circuit.metrics.total_count == len(listener.heard) == 4
+
+
 # -- instead of a call ------------------------------------------------------------------------------------------------
 
 
