@@ -7,7 +7,8 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-bare coverage lint format dashboards pictures bench guard build clean
+.PHONY: help demo environment environment-bare test test-bare coverage lint format dashboards pictures bench guard \
+	build clean
 
 # The editable install is a tree of links below build/, one for each file and shared by all environments, so an added
 # or removed file calls for another install. Hence a stamp's name has the set of files in it, each install drops the
@@ -24,11 +25,15 @@ define install
 endef
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'ARGS="..." goes to the demo, pytest or the benchmarks; PYTHON=python3.13 VENV=.venv-3.13 uses another Python'
 
 demo: $(DEMO) ## circuits that open and recover on real HTTP, explained as it happens
 	$(VENV)/bin/python -m fluxgate demo $(ARGS)
+
+environment: $(DEV) ## every optional library and tool, and the package itself, in VENV
+
+environment-bare: $(BARE)
 
 test: $(DEV) ## all tests, every optional library installed
 	$(VENV)/bin/python -m pytest $(ARGS)

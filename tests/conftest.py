@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 
@@ -37,3 +38,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     _loud(report)
     return report
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what has been imported so far: no test makes garbage of it, and many call `gc.collect`."""
+    gc.collect()
+    gc.freeze()
