@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 20.0  # seconds after which something hangs, on the slowest machine
+PATIENCE = 60.0  # seconds after which something hangs, on the slowest machine with other work besides
 
 
 class Running:

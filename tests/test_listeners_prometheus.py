@@ -666,7 +666,7 @@ def test_a_circuit_takes_its_series_along(end: str, metrics: Metrics, bus: Bus) 
     assert {name for name, _ in metrics.series(names.STATE)} == {kept.name}
 
 
-def test_ten_thousand_circuits_come_and_go_without_growth(metrics: Metrics, bus: Bus) -> None:
+def test_thousands_of_circuits_come_and_go_without_growth(metrics: Metrics, bus: Bus) -> None:
     """Whatever was kept for a circuit is gone with it."""
     bus.attach(listener := metrics.listener(buckets=[1.0]))
 
@@ -682,9 +682,9 @@ def test_ten_thousand_circuits_come_and_go_without_growth(metrics: Metrics, bus:
         return len(gc.get_objects())
 
     before = live(0, 100)
-    after = live(100, 9_900)
+    after = live(100, 2_000)
     assert metrics.samples == 0
-    assert abs(after - before) < 200
+    assert abs(after - before) < 40, "less than one object in fifty circuits"
 
 
 def test_retirements_that_nobody_heard_of_are_noticed(metrics: Metrics, bus: Bus) -> None:

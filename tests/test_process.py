@@ -18,7 +18,7 @@ from fluxgate import Bus, CircuitBreaker, FailureStreak
 from fluxgate._forks import BegunAnew
 from fluxgate.events import CallFailed, Event, StateChanged
 from fluxgate.testing import EventRecorder, VirtualClock
-from tests.running import Running, restless, script
+from tests.running import PATIENCE, Running, restless, script
 
 HEAD = """
 import asyncio, atexit, os, signal, sys, threading, time
@@ -139,7 +139,7 @@ def test_a_program_that_fails_delivers_its_last_words() -> None:
         CircuitBreaker("payments").force_open()
         raise ValueError("the end")
     """)
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert done.stdout.splitlines() == ["forced_open"]
     assert done.stderr.splitlines()[-1] == "ValueError: the end"
