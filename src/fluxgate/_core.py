@@ -9,8 +9,8 @@ to begin: the generation's `Lane` is its stamp. In a steady stretch (see `_machi
 plain success is one ``append`` of its duration to the lane, and where somebody listens to successes its event is told
 then and there (see `_claims`). Under the GIL the look at the lane and the append are one step, so no call is lost or
 counted twice: whoever takes the lock closes the lane first, and folds what has gathered in it into the window. The lane
-takes outcomes for 10 ms at most, which bounds what gathers: a busy circuit takes the lock a hundred times a second, and
-for one that is not busy the lock costs nothing. Without the GIL every outcome takes the lock.
+takes outcomes for 10 ms, or for 100 ms where few come, which bounds what gathers and how often the lock is taken.
+Without the GIL every outcome takes it.
 """
 
 import math
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from .bus import Bus
 
 _LANE_TIME = 0.01  # seconds
+_CALM_LANE_TIME = 0.1  # where few calls come
+_FEW = 64
 _GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
@@ -296,6 +298,7 @@ class Core(Teller):
             return
         # The copy is one step under the GIL and so is the deletion; what is appended in between stays.
         durations = stretch.durations[:]
+        stretch.calm = len(durations) < _FEW
         del stretch.durations[: len(durations)]
         if stretch.generation == self.machine.generation:
             if min(durations) < 0:  # a clock that was set back under us
@@ -319,7 +322,8 @@ class Core(Teller):
             lane.until = lane.told_until = lane.open_until = NEVER
             if _GIL and machine.is_steady(now, machine.generation):
                 lane.below = machine.rules.plain_below
-                lane.open_until = until = min(machine.steady_until, now + _LANE_TIME)
+                lane_time = _CALM_LANE_TIME if lane.calm and CallSucceeded not in self.routes else _LANE_TIME
+                lane.open_until = until = min(machine.steady_until, now + lane_time)
                 if CallSucceeded not in self.routes:
                     lane.until = until
                 elif AtOnce in self.routes:

@@ -178,8 +178,10 @@ class Face:
         frame = _frame()
         with core.lock:
             blocks = core.with_blocks or []
+            index = len(blocks) - 1
+            while index >= 0 and blocks[index][0] != frame:
+                index -= 1
             # left from elsewhere (an exit stack's pop_all, a hand-written call): then it is the last one
-            index = next((index for index in reversed(range(len(blocks))) if blocks[index][0] == frame), -1)
             _, stamp, started = blocks.pop(index)
         return stamp, started
 

@@ -32,13 +32,14 @@ class Stamp:
 class Lane(Stamp):
     """One stamp for all calls of a generation that admits all; plain successes may gather in it (see `_core`)."""
 
-    __slots__ = ("below", "claim", "durations", "open_until", "told_until", "until")
+    __slots__ = ("below", "calm", "claim", "durations", "open_until", "told_until", "until")
 
     def __init__(self, generation: int) -> None:
         super().__init__(generation)
         self.durations: list[float] = []
         self.claim: Direct | None = None
         self.below = 0.0
+        self.calm = True
         self.open_until = NEVER
         self.until = NEVER
         self.told_until = NEVER

@@ -152,14 +152,15 @@ class CircuitBreaker(Face):
         Raises:
             CallNotPermittedError: The circuit refused; the block does not run.
         """
-        self._enter_block(self._admit(nested=True))
+        self._enter_block(self._core.lane or self._admit(nested=True))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
         settle(self._core, *self._leave_block(), error)
-        self._core.deliver()
+        if self._core.outbox:
+            self._core.deliver()
         return False
 
     def _admit(self, *, nested: bool) -> Stamp:
@@ -336,14 +337,15 @@ class AsyncCircuitBreaker(Face):
         Raises:
             CallNotPermittedError: The circuit refused; the block does not run.
         """
-        self._enter_block(await self._admit(nested=True))
+        self._enter_block(self._core.lane or await self._admit(nested=True))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
         settle(self._core, *self._leave_block(), error)
-        await self._core.deliver_async()
+        if self._core.outbox:
+            await self._core.deliver_async()
         return False
 
     async def _admit(self, *, nested: bool) -> Stamp:
