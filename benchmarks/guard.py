@@ -101,7 +101,7 @@ MEASURES: dict[str, Measure] = {
     "circuits growth": lambda: _growth("among:10000", "among:1"),
     "call listener": lambda: _on_top(CALL_LISTENER),
     "prometheus": lambda: _of_by_hand("PrometheusListener"),
-    "import": lambda: _milliseconds(_in_a_process("import", "import", 5)),
+    "import": lambda: _milliseconds(_in_a_process("import", "import", 15)),
 }
 """How each budget's figure is taken."""
 

@@ -12,7 +12,7 @@ from ._limits import limits_of
 from ._rules import DEFAULT_RULES, amend, given
 from ._stamps import Stamp
 from ._subscription import Delivery, Listener, Subscription
-from ._template import fall_back, protect
+from ._template import fall_back, fill_in, protect, unfilled
 from ._tripping import TripperLike
 from .bus import Bus, as_bus
 from .events import Event
@@ -56,6 +56,8 @@ class Face:
         bus: Bus | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if unfilled:
+            fill_in()
         _check.name(name, "name")
         rules = amend(
             DEFAULT_RULES,

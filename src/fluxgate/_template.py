@@ -9,7 +9,6 @@ delivers, the claim and the number of the event: CPython switches threads, and r
 and backward jumps only.
 """
 
-import linecache
 import math
 import time
 from collections.abc import Callable
@@ -191,6 +190,8 @@ def _maker(
     clock: str = "_clock",
 ) -> Callable[..., Any]:
     """The compiled `make` of a template; one serves all functions with the same parameters."""
+    import linecache
+
     asynchronous = kind.startswith(("async", "coroutine"))
     deliver = "await _core.deliver_async()" if asynchronous else "_core.deliver()"
     result = "" if kind == "async generator function" else " _value"
@@ -279,14 +280,26 @@ def fall_back(func: Any, kind: str, run_fallback: Callable[[Exception], Any]) ->
 
 
 def calling(kind: str) -> Callable[[_F], _F]:
-    """Puts the path of a call into a breaker's method ``(self, func, /, *args, **kwargs)``."""
-    params = "self, func, /, *args, **kwargs"
-    prologue = "\n        _core = self._core\n        _clock = _core.clock"
+    """Puts the path of a call into a breaker's method ``(self, func, /, *args, **kwargs)``: see `fill_in`."""
 
     def fill(method: _F) -> _F:
-        dressed: _F = _dressed(
-            _maker(_PATH, kind, params, _RUN_METHOD[kind], prologue=prologue)(None, None, None), method
-        )
-        return dressed
+        empty: Any = FunctionType(method.__code__, dict(_SCOPE), method.__name__)
+        unfilled.append((kind, empty))
+        filled: Any = update_wrapper(empty, method)
+        return filled  # type: ignore[no-any-return]
 
     return fill
+
+
+unfilled: list[tuple[str, FunctionType]] = []
+"""The methods that have no path yet."""
+
+
+def fill_in() -> None:
+    """Compile them. That takes a fifth of `import fluxgate`, so it waits for the first breaker."""
+    params = "self, func, /, *args, **kwargs"
+    prologue = "\n        _core = self._core\n        _clock = _core.clock"
+    for kind, method in tuple(unfilled):  # several threads may come at once: all do the same
+        path = _maker(_PATH, kind, params, _RUN_METHOD[kind], prologue=prologue)(None, None, None)
+        method.__code__ = path.__code__
+    unfilled.clear()
