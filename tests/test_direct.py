@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import count
@@ -247,6 +248,50 @@ def test_a_signal_handler_that_raises_anywhere_silences_nobody(of: int) -> None:
     assert step > 5
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("of", [1, 2])
+def test_a_signal_handler_that_raises_over_the_report_of_a_failure_silences_nobody(of: int) -> None:
+    """A listener fails, and while that is logged and told somebody presses Ctrl-C: the next events are told."""
+    for step in count():
+        failing = True
+
+        def fail(event: Any) -> None:
+            if failing:
+                raise ValueError("broken")
+
+        cb, notes = noting(fail, of=of)
+        if not interrupted(lambda cb=cb: cb.call(abs, -1), step):  # type: ignore[misc]
+            break
+        failing = False
+        for _ in range(3):
+            cb.call(abs, -1)
+        assert cb._core.claim is None
+        assert not cb._core.outbox
+        for each in notes:
+            assert each.heard[-3:] == [cb._core.sequence - 2, cb._core.sequence - 1, cb._core.sequence]
+    assert step > 20
+
+
+@pytest.mark.parametrize("of", [1, 2])
+def test_an_interrupt_between_the_outcome_and_its_telling_leaves_no_gap(of: int) -> None:
+    """What is made for an event is made before it has a number: only as a listener is called may one be lost to it."""
+    for step in count():
+        cb, notes = noting(of=of)
+        before = cb._core.sequence
+        where: list[str] = []
+
+        def note(where: list[str] = where) -> None:
+            where.append(sys._getframe(2).f_code.co_filename)
+            raise Interrupt
+
+        if not interrupted(lambda cb=cb: cb.call(abs, -1), step, note):  # type: ignore[misc]
+            break
+        if "fluxgate breaker" in where[0]:
+            cb.call(abs, -1)
+            for each in notes:
+                assert each.heard == list(range(before + 1, cb._core.sequence + 1))
+
+
 def test_a_signal_handler_that_calls_the_breaker_doubles_nothing() -> None:
     """Wherever it comes, each event is told once, in order, and each call is counted once."""
     step = 0
@@ -481,6 +526,30 @@ def test_a_fork_in_a_listener_tells_the_rest_in_the_parent_alone() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_ends_in_the_listener_that_forked_tells_nobody() -> None:
+    """It leaves by `SystemExit`, as children do; the parent tells the others."""
+    forked: list[int] = []
+
+    def fork(event: Any) -> None:
+        if not forked:
+            forked.append(os.fork())
+            if forked[0] == 0:
+                raise SystemExit
+
+    cb, (first, second) = noting(fork, of=2)
+    good = False
+    try:
+        cb.call(abs, 1)
+    except SystemExit:
+        good = second.heard == [] and cb._core.claim is None
+    finally:
+        if forked[0] == 0:
+            os._exit(0 if good else 1)
+    assert os.waitpid(forked[0], 0)[1] == 0
+    assert first.heard == second.heard
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_fork_while_another_thread_tells_leaves_the_child_usable(child: Callable[[Callable[[], bool]], bool]) -> None:
     """Its claim is not in the child, which tells its own calls."""
     inside, free = Event(), Event()
@@ -531,22 +600,3 @@ def test_a_circuit_that_is_heard_is_freed_with_its_breaker() -> None:
     del cb
     flush()
     assert bus.circuits() == []
-
-
-def test_an_interrupt_before_the_listener_is_called_lets_go() -> None:
-    """A signal handler that raises between the numbering of an event and its telling costs that event alone."""
-    cb, (notes,) = noting()
-
-    class Durations(list[float]):
-        def append(self, duration: float) -> None:
-            raise Interrupt
-
-    lane = cb._core.lane
-    assert lane is not None
-    lane.durations = Durations()
-    with pytest.raises(Interrupt):
-        cb.call(abs, 1)
-    assert cb._core.claim is None
-    lane.durations = []
-    cb.call(abs, 1)
-    assert notes.direct == [True]

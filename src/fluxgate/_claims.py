@@ -68,7 +68,7 @@ WAITING = _Waiting()
 class Direct(Claim):
     """Held by whoever tells `receivers` from the frame of a call; one serves all calls of a lane in turn."""
 
-    __slots__ = ("_core", "given", "name", "receivers", "state", "tell", "wall")
+    __slots__ = ("_core", "first", "given", "name", "receivers", "state", "tell", "wall")
 
     def __init__(self, receivers: "tuple[Subscription, ...]", core: "Teller") -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class Direct(Claim):
         self.state = core.machine.state
         self.wall = 0.0
         """Unix time less monotonic time, in seconds: good for as long as the lane is open."""
-        self.given = 1
-        """How many have had the event at hand."""
+        self.first = self.given = 1 if len(receivers) == 1 else 0
+        """How many have had the event at hand; and as how many that begins: who is alone is called at once."""
         self.tell = receivers[0].call if len(receivers) == 1 else self._tell_each
         self._core = weakref.ref(core)  # which holds this
 
@@ -99,7 +99,6 @@ class Direct(Claim):
     def _tell_each(self, event: Event) -> None:
         core = self._core()
         interrupt: BaseException | None = None
-        self.given = 0
         for subscription in self.receivers:
             if core is None or core.claim is not self:
                 break  # a listener has forked, and this is the child: the parent tells the others

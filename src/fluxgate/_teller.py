@@ -322,19 +322,17 @@ class Teller:
 
     def cut_short(self, claim: Direct, event: Event, error: BaseException) -> None:
         """One of those who are told directly has raised; those after it are told in the ordinary way."""
-        if not isinstance(error, (KeyboardInterrupt, SystemExit)):
-            claim.receivers[claim.given - 1].failed(event, error, self)
-        if claim.given < len(claim.receivers):
-            letter = _Letter(event, claim.receivers)
-            letter.given = claim.given
+        try:
+            if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+                claim.receivers[claim.given - 1].failed(event, error, self)
+        finally:  # a signal handler may raise over the report: without this nobody would ever tell again
             with self.lock:
-                self.outbox = deque((letter, *self.outbox))
-        self.end_telling()
-
-    def end_telling(self) -> None:
-        """Nobody tells any more what was told directly."""
-        with self.lock:
-            self.claim = WAITING if self.outbox else None
+                # a listener may have forked, and this be the child: the parent tells the others
+                if self.claim is claim and claim.given < len(claim.receivers):
+                    letter = _Letter(event, claim.receivers)
+                    letter.given = claim.given
+                    self.outbox = deque((letter, *self.outbox))
+                self.claim = WAITING if self.outbox else None
 
     def _let_go(self, claim: Claim) -> None:
         """Interrupted, or closed as its event loop ended: the next call takes over."""

@@ -5,8 +5,8 @@ The sources are registered with `linecache`, so that tracebacks show them.
 
 The function is called from the wrapper's own frame, which is all that its traceback gains. The test whether the lane
 is still open and the append to it stand together without a call in between, and so do the test whether anybody
-delivers, the claim and the number of the event: CPython switches threads, and runs signal handlers, at calls, returns
-and backward jumps only.
+delivers, the claim, and the event from its number to the moment it is told: CPython switches threads, and runs signal
+handlers, at calls, returns and backward jumps only.
 """
 
 import math
@@ -75,27 +75,39 @@ def make(_func, _core, {clock}):
             return{result}
         if _ended >= _stamp.told_until or _core.claim is not None or _elapsed < 0.0:
             {settle}
+        _event = Success()
+        _context = copy_context()
+        _outcome = (_elapsed,)
+        if (
+            _stamp is not _core.open
+            or _ended >= _stamp.told_until
+            or _elapsed >= _stamp.below
+            or _core.claim is not None
+        ):
+            {settle}
+        _durations = _stamp.durations
+        _durations += _outcome  # an append that is no call
         _core.claim = _claim = _stamp.claim
         _core.sequence = _number = _core.sequence + 1
+        _claim.given = _claim.first
+        _event.circuit_name = _claim.name
+        _event.timestamp = _ended + _claim.wall
+        _event.state = _claim.state
+        _event.duration = _elapsed
+        _event.call_id = _event.sequence = _number
+        _event.stale = _event.slow = False
+        _event.__class__ = CallSucceeded
         try:
-            _stamp.durations.append(_elapsed)
-            _event = Success()
-            _event.circuit_name = _claim.name
-            _event.timestamp = _ended + _claim.wall
-            _event.state = _claim.state
-            _event.duration = _elapsed
-            _event.call_id = _event.sequence = _number
-            _event.stale = _event.slow = False
-            _event.__class__ = CallSucceeded
-        except BaseException:
-            _core.end_telling()
-            raise
-        try:
-            _answer = copy_context().run(_claim.tell, _event)
+            _answer = _context.run(_claim.tell, _event)
             if _answer is not None:
                 refuse_coroutine(_answer, "listener")
         except BaseException as _error:
-            _core.cut_short(_claim, _event, _error)
+            try:
+                _core.cut_short(_claim, _event, _error)
+            except BaseException:
+                if _core.claim is _claim:
+                    _core.claim = WAITING  # interrupted as it began: without this nobody would ever tell again
+                raise
             if isinstance(_error, (KeyboardInterrupt, SystemExit)):
                 if _core.outbox:
                     {deliver}
