@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxgate import AvgLatency, CountWindow, FailureRate, FailureStreak, Metric, MinRequests, SlowRate, TimeWindow
-from fluxgate.windows import Record, Window
+from fluxgate.windows import CountRecord, Record, Window
 from tests.faces import STATES_ONLY, Make, both
-from tests.running import interrupted
+from tests.running import Interrupt, interrupted
 
 SLOW = 1.0
 THRESHOLDS = (0.5, 2.0)
@@ -329,3 +329,39 @@ def test_slow_rates_of_their_own_count_in_the_window(make: Make) -> None:
     circuit.succeed(seconds=3)
     assert circuit.metrics.slow_counts == {0.5: 2, 2.0: 1}
     assert circuit.metrics.slow_count == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("raises", [True, False])
+@pytest.mark.parametrize("work", ["failure", "success", "many"])
+def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raises: bool) -> None:
+    """Wherever it comes, and raises or records a failure itself: what is not in step would count for ever."""
+    for step in count():
+        record = CountRecord(4, 60.0, ())
+        for number in range(6):
+            record.add(0, number, 0.5, failed=number % 2 == 0)
+
+        def handler(record: CountRecord = record) -> None:
+            if raises:
+                raise Interrupt
+            record.add(0, 9, 0.25, failed=True)
+
+        def run(record: CountRecord = record) -> None:
+            if work == "many":
+                record.add_plain(0, [0.125, 0.125, 0.125])
+            else:
+                record.add(0, 9, 0.125, failed=work == "failure")
+
+        if not interrupted(run, step, handler):
+            break
+        held = list(record._durations)
+        metric = record.metric(0)
+        assert metric.total_count == len(held) == 4
+        assert metric.failure_count == sum(each < 0 for each in held)
+        assert metric.total_duration == pytest.approx(sum(map(abs, held)))
+        assert (record.failing_since(0) is None) <= (metric.failure_count == 0 or raises)
+        assert held.count(-0.25) == (not raises)
+        record.add_plain(0, [0.0] * 3)
+        record.add(0, 9, 0.0, failed=False)
+        assert record.metric(0).failure_count == 0
+    assert step > 1

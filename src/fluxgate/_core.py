@@ -296,10 +296,13 @@ class Core(Teller):
         stretch = self._stretch
         if stretch is None or not stretch.durations:
             return
-        # The copy is one step under the GIL and so is the deletion; what is appended in between stays.
-        durations = stretch.durations[:]
+        fresh: list[float] = []  # made before: that may run a finalizer that takes what has gathered
+        # No call in between: what is appended from now on goes to the other, and nobody takes the same twice.
+        durations = stretch.durations
+        stretch.durations = fresh
+        if not durations:
+            return
         stretch.calm = len(durations) < _FEW
-        del stretch.durations[: len(durations)]
         if stretch.generation == self.machine.generation:
             if min(durations) < 0:  # a clock that was set back under us
                 durations = [max(duration, 0.0) for duration in durations]

@@ -103,7 +103,9 @@ class Teller:
     def push(self, item: Any, kind: type[Event] | None = None, *, first: bool = False) -> None:
         """Queue what is to be told; an event becomes its `kind`, and numbers the call of which it tells `first`."""
         if isinstance(self.outbox, tuple):
-            self.outbox = deque()
+            fresh: deque[_Letter] = deque()
+            if isinstance(self.outbox, tuple):  # asked again: making it may run a finalizer that has something to tell
+                self.outbox = fresh
         if len(self.outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
             if isinstance(item, Fault):  # those that wait already say what fails: this one is only counted
                 untold = self._untold = self._untold or {}

@@ -124,7 +124,11 @@ class Record:
 
 @final
 class CountRecord(Record):
-    """A ring of durations, a failure's being negative; grows with the calls until it is full."""
+    """A ring of durations, a failure's being negative; grows with the calls until it is full.
+
+    A signal handler, or a finalizer, may raise or record another call in the middle of `add` and `add_plain`: what must
+    agree changes there without a call in between, and so stays in step.
+    """
 
     __slots__ = (
         "_counts",
@@ -166,23 +170,42 @@ class CountRecord(Record):
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
         held = duration
         if failed:
-            if self._failed_at is None:
-                self._failed_at = _Times()
-            self._failed_at.push(wall)
-            self._failures += 1
+            failed_at = self._failed_at
+            if failed_at is None:
+                failed_at = _Times()
+                failed_at = self._failed_at = self._failed_at or failed_at
+            failed_at.push(wall)
             held = -duration or _FAILED_AT_ONCE
+        if self._durations is _EMPTY:
+            fresh = array("d")
+            if self._durations is _EMPTY:
+                self._durations = fresh
         if duration >= self._floor:
             self._count_slow(duration, 1)
+        # From here on no call,
         head = self._head
-        if head < len(self._durations):
-            self._forget(self._durations[head])
+        gone = self._durations[head : head + 1]
+        old = 0.0
+        if gone:
+            old = gone[0]
             self._durations[head] = held
-        elif head:
-            self._durations.append(held)
-        else:
-            self._durations = array("d", (held,))
+            if old < 0:
+                self._failures -= 1
+                self._old_lap += old
+            else:
+                self._old_lap -= old
+        if failed:
+            self._failures += 1
         self._lap += duration
-        self._advance(head + 1)
+        self._head = head = head + 1
+        if head == self._size:
+            self._head = 0
+            self._old_lap, self._lap = self._lap, 0.0
+        # up to here.
+        if not gone:
+            self._durations.append(held)
+        elif old < 0 or old >= self._floor:
+            self._forget(old)
 
     def add_plain(self, now: float, durations: Sequence[float]) -> None:
         if len(durations) >= self._size:  # nothing older stays
@@ -194,39 +217,41 @@ class CountRecord(Record):
             head = self._head
             chunk = array("d", durations[start : start + self._size - head])
             end = head + len(chunk)
+            lap = sum(chunk)
             old = self._durations[head:end]
+            noted: list[float] = []
             if self._failures or self._slow or any(self._counts):
-                floor, gone = self._floor, 0.0
-                for held in old:
-                    if 0 <= held < floor:
-                        gone += held
-                    else:
-                        self._forget(held)
-                self._old_lap -= gone
-            else:
-                self._old_lap -= sum(old)
-            if self._durations:
-                self._durations[head:end] = chunk
-            else:
+                floor = self._floor
+                noted = [held for held in old if not 0 <= held < floor]
+            failures = sum(held < 0 for held in noted)
+            gone = sum(old) - 2 * sum(held for held in noted if held < 0)
+            if self._head != head:
+                continue  # another call was recorded meanwhile
+            # From here on no call,
+            if self._durations is _EMPTY:
                 self._durations = chunk
-            self._lap += sum(chunk)
-            self._advance(end)
+            else:
+                self._durations[head:end] = chunk
+            self._failures -= failures
+            self._old_lap -= gone
+            self._lap += lap
+            self._head = end
+            if end == self._size:
+                self._head = 0
+                self._old_lap, self._lap = self._lap, 0.0
+            # up to here.
             start += len(chunk)
-
-    def _advance(self, head: int) -> None:
-        if head == self._size:
-            head = 0
-            self._old_lap, self._lap = self._lap, 0.0
-        self._head = head
+            for held in noted:
+                self._forget(held)
 
     def _forget(self, held: float) -> None:
-        duration = abs(held)
-        if held < 0 and self._failed_at is not None:
-            self._failures -= 1
-            self._failed_at.drop_first()
-        self._old_lap -= duration
-        if duration >= self._floor:
-            self._count_slow(duration, -1)
+        """Of a call that has left the ring, what is not in step with it."""
+        if held < 0:
+            held = -held
+            if self._failed_at is not None:
+                self._failed_at.drop_first()
+        if held >= self._floor:
+            self._count_slow(held, -1)
 
     def _count_slow(self, duration: float, step: int) -> None:
         if duration >= self.slow_threshold:
@@ -265,8 +290,8 @@ class _Times:
             del self._times[: self._gone]
             self._gone = 0
 
-    def first(self) -> float:
-        return self._times[self._gone]
+    def first(self) -> float | None:
+        return self._times[self._gone] if self._gone < len(self._times) else None
 
 
 class _Slice:
