@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxgate import AvgLatency, CountWindow, FailureRate, FailureStreak, Metric, MinRequests, SlowRate, TimeWindow
+from fluxgate import (
+    AvgLatency,
+    Bus,
+    CircuitBreaker,
+    CountWindow,
+    FailureRate,
+    FailureStreak,
+    Metric,
+    MinRequests,
+    SlowRate,
+    TimeWindow,
+)
+from fluxgate.testing import VirtualClock
 from fluxgate.windows import CountRecord, Record, Window
 from tests.faces import STATES_ONLY, Make, both
 from tests.running import Interrupt, interrupted
@@ -365,3 +377,28 @@ def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raise
         record.add(0, 9, 0.0, failed=False)
         assert record.metric(0).failure_count == 0
     assert step > 1
+
+
+def test_a_look_that_forgets_while_a_failure_is_judged_does_not_hide_it_from_the_rules() -> None:
+    """It ended before the look, by the clock, and is recorded after it: in a window that has shrunk."""
+    clock = VirtualClock()
+    failures = 0
+
+    def tracker(error: BaseException) -> bool:
+        nonlocal failures
+        failures += 1
+        if failures == 41:
+            clock.advance(1.5)
+            cb.info()
+        return True
+
+    cb = CircuitBreaker("a", bus=Bus(), clock=clock, window=TimeWindow(100), tripper=FailureRate(0.5), tracker=tracker)
+    for _ in range(90):
+        cb.call(int)
+    clock.advance(99.2)
+    cb.call(int)
+    for _ in range(41):
+        assert cb.state == "closed"
+        with pytest.raises(ValueError, match="invalid"):
+            cb.call(int, "x")
+    assert cb.state == "open"

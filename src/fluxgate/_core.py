@@ -359,7 +359,7 @@ class Core(Teller):
             draft.state = machine.state
             draft.changed_at = machine.changed_at
             draft.reopens = machine.reopens
-            draft.metrics = machine.record.metric(now)
+            draft.metrics = machine.metric(now)
             draft.retry_after = machine.retry_after(now)
             draft.probes = machine.probes_in_flight(now)
         draft.__class__ = CircuitBreakerInfo  # in half the time: listeners look at thousands of circuits

@@ -183,6 +183,12 @@ class Machine:
                 self._record = fresh
         return record
 
+    def metric(self, now: float) -> Metric:
+        """The window's sums, for whoever looks: what that forgets ends a steady stretch, as the next outcome would."""
+        if now >= self.steady_until:
+            self._unsettle()
+        return self.record.metric(now)
+
     # -- admission ------------------------------------------------------------------------------------------------
 
     def admit(self, now: float, wall: float) -> Stamp | str:
