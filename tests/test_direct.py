@@ -15,7 +15,7 @@ import pytest
 
 from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, FailureStreak, Subscription, TimeWindow, _core, flush
 from fluxgate._claims import Direct
-from fluxgate.events import CallEnded, CallStarted, CallSucceeded, ListenerFailed, StateChanged
+from fluxgate.events import CallEnded, CallStarted, CallSucceeded, EventsDropped, ListenerFailed, StateChanged
 from fluxgate.testing import EventRecorder, VirtualClock
 from tests.faces import Make, both
 from tests.running import PATIENCE, Interrupt, Running, arrives, interrupted, restless, together
@@ -598,3 +598,21 @@ def test_a_circuit_that_is_heard_is_freed_with_its_breaker() -> None:
     del cb
     flush()
     assert bus.circuits() == []
+
+
+def test_the_news_of_a_loss_that_is_lost_itself_is_told_again() -> None:
+    """Whoever adds up what `EventsDropped` says knows how many events did not come."""
+    cb = CircuitBreaker("payments", bus=Bus(), tripper=FailureStreak(9))
+    heard: list[int] = []
+    told: list[Any] = []
+
+    def flood(event: Any) -> None:
+        heard.append(event.sequence)
+        if len(heard) <= 3:
+            for _ in range(12_000):
+                cb.call(abs, 1)
+
+    cb.attach(flood, CallSucceeded)
+    cb.attach(told.append, EventsDropped)
+    cb.call(abs, 1)
+    assert len(heard) + sum(each.count for each in told if "flood" in each.listener) == 36_001

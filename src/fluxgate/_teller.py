@@ -129,6 +129,8 @@ class Teller:
         for index, letter in enumerate(outbox):
             if index and isinstance(letter.item, Event):
                 dropped = self._dropped = self._dropped or {}
+                if isinstance(letter.item, EventsDropped):  # the news of a loss: what it told of is still to be told
+                    dropped[letter.item.listener] = dropped.get(letter.item.listener, 0) + letter.item.count
                 for subscription in letter.receivers:
                     name = subscription.outlet.name
                     dropped[name] = dropped.get(name, 0) + 1
