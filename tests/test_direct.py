@@ -252,6 +252,7 @@ def test_a_signal_handler_that_raises_anywhere_silences_nobody(of: int) -> None:
 @pytest.mark.parametrize("of", [1, 2])
 def test_a_signal_handler_that_raises_over_the_report_of_a_failure_silences_nobody(of: int) -> None:
     """A listener fails, and while that is logged and told somebody presses Ctrl-C: the next events are told."""
+    step = 0
     for step in count():
 
         def fail(event: Any) -> None:

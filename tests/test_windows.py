@@ -122,6 +122,7 @@ def test_a_failure_that_took_no_time_is_a_failure(failed: bool) -> None:
 def test_a_signal_handler_that_raises_leaves_a_window_whole(window: Window) -> None:
     """The call at hand may be half counted; later ones are recorded, and forgotten, without an error."""
     step = 0
+    step = 0
     for step in count():
         record = window.open(1.0, (2.0,))
         record.add(0.0, 0.0, 0.5, failed=False)
@@ -348,6 +349,7 @@ def test_slow_rates_of_their_own_count_in_the_window(make: Make) -> None:
 @pytest.mark.parametrize("work", ["failure", "success", "many"])
 def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raises: bool) -> None:
     """Wherever it comes, and raises or records a failure itself: what is not in step would count for ever."""
+    step = 0
     for step in count():
         record = CountRecord(4, 60.0, ())
         for number in range(6):

@@ -109,9 +109,12 @@ class Core(Teller):
         `nested`: the call ends in the context in which it begins, and what runs in between is its own. That of a
         generator, or one that is settled elsewhere, does not.
         """
+        lane = self.lane
+        if lane is not None:
+            return lane
         lane = self.open
         if lane is not None:
-            return lane if lane is self.lane else self._enter(lane, self._number(), nested)
+            return self._enter(lane, self._number(), nested)
         machine = self.machine
         now, wall = self.clock.monotonic(), self.clock.time()
         refused: Event | None = None
@@ -312,7 +315,7 @@ class Core(Teller):
         """See which of the next calls need the lock, and for what."""
         machine, lane = self.machine, self._stretch
         if lane is not None and now < lane.open_until and machine.is_steady(now, lane.generation):
-            self._open(lane)  # as it was: nothing has happened but what the stretch allows
+            self._reopen(lane)  # as it was: nothing has happened but what the stretch allows
             return
         self.gate = self.lane = self.open = None
         if machine.state is OPEN or machine.state is FORCED_OPEN:
@@ -331,9 +334,11 @@ class Core(Teller):
                     lane.until = until
                 elif AtOnce in self.routes:
                     self._prepare_telling(lane, self.routes[AtOnce], until, now, wall)
-            self._open(lane)
+                self._reopen(lane)
+            elif Around not in self.routes:
+                self.lane = lane  # calls may begin without the lock, though none can end so
 
-    def _open(self, lane: Lane) -> None:
+    def _reopen(self, lane: Lane) -> None:
         self.open = lane
         if Around not in self.routes:
             self.lane = lane

@@ -73,17 +73,12 @@ def make(_func, _core, {clock}):
         if _ended < _stamp.until:
             _stamp.durations.append(_elapsed)
             return{result}
-        if _ended >= _stamp.told_until or _core.claim is not None or _elapsed < 0.0:
+        if _ended >= _stamp.told_until or _elapsed < 0.0:
             {settle}
         _event = Success()
         _context = copy_context()
         _outcome = (_elapsed,)
-        if (
-            _stamp is not _core.open
-            or _ended >= _stamp.told_until
-            or _elapsed >= _stamp.below
-            or _core.claim is not None
-        ):
+        if _stamp is not _core.open or _core.claim is not None:
             {settle}
         _durations = _stamp.durations
         _durations += _outcome  # an append that is no call

@@ -149,7 +149,7 @@ class CountRecord(Record):
         self.rejudge(slow_threshold, thresholds)
 
     def _clear(self) -> None:
-        self._head = 0
+        self._head: int = 0
         self._durations = _EMPTY
         self._failures = 0
         self._failed_at: _Times | None = None
