@@ -53,7 +53,8 @@ def _summary(samples: Samples | str) -> Any:
         return samples
     more: dict[str, Any] = {}
     if "8" in samples[0]:
-        more = {f"relative {n}": conductor.spread(s[n] / s["1"] for s in samples) for n in ("1", "2", "4", "8")}
+        best = {n: max(sample[n] for sample in samples) for n in ("1", "2", "4", "8")}
+        more = {f"relative {n}": conductor.spread([best[n] / best["1"]]) for n in best}
     return conductor.summary(samples) | more
 
 
