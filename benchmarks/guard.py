@@ -75,7 +75,7 @@ def _in_a_process(name: str, figure: str, samples: int = 3) -> float | None:
 
 
 def _threads() -> float | None:
-    """The best of eight threads beside the best of one: what a neighbour takes from one thread must not flatter eight."""
+    """The best of eight threads beside the best of one: a neighbour who takes from one must not flatter eight."""
     worker = Worker(*Subject(OURS.python, OURS.name, "threads"))
     try:
         worker.ask(1)
