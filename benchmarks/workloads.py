@@ -22,6 +22,12 @@ A neighbour's load takes no part in that: in wall time, long stretches would mee
 STRETCH = 0.025
 """Seconds a stretch of calls lasts at least, so that what is put off falls due within it."""
 
+LONG_STRETCH = 0.3
+"""The same where each circuit gets few calls, and puts off what it does for longer."""
+
+SHORT_STRETCH = 0.005
+"""Seconds the bare call lasts at least: as many of it as of a slow breaker's calls would be over before it is warm."""
+
 
 def work(value: int) -> int:
     """What is protected: with no work of its own it shows the whole of a breaker's cost."""
@@ -139,6 +145,14 @@ def idling(values: Callable[[int], Iterable[Any]] = lambda n: repeat(1, n)) -> L
     return run
 
 
+def _lasting(loop: Loop, seconds: float) -> int:
+    """How many iterations last so long."""
+    n = 100
+    while (took := loop(n)) < seconds:
+        n = max(2 * n, int(n * min(seconds / max(took, 1e-9), 100) * 1.1))
+    return n
+
+
 @dataclass
 class Timed:
     """Something that a sample can be taken of."""
@@ -150,15 +164,14 @@ class Timed:
     """Called before each sample."""
     stretch: float = STRETCH
     iterations: int = 0
+    bare_iterations: int = 0
+    """Of the bare call and of the loop, if they are more."""
 
     def warm_up(self) -> None:
         """Get everything into its steady state, and find out how many iterations make a stretch."""
-        n = 100
-        while (took := self.measured(n)) < self.stretch:
-            n = max(2 * n, int(n * min(self.stretch / took, 100) * 1.1))
-        self.bare(n)
-        self.loop(n)
-        self.iterations = n
+        self.iterations = _lasting(self.measured, self.stretch)
+        self.bare_iterations = _lasting(self.bare, SHORT_STRETCH)
+        self.loop(self.bare_iterations)
         gc.collect()
         gc.freeze()
 
@@ -172,7 +185,8 @@ class Timed:
         for _ in range(stretches):
             for name in best:
                 loop: Loop = getattr(self, name)
-                best[name] = min(best[name], loop(self.iterations) / self.iterations)
+                n = self.iterations if name == "measured" else max(self.iterations, self.bare_iterations)
+                best[name] = min(best[name], loop(n) / n)
         return {name: best[name] - best["loop"] for name in ("bare", "measured")}
 
 
@@ -323,7 +337,9 @@ def each_of(adapter: Adapter, number: int) -> Timed:
     """A call through each of so many circuits in turn."""
     functions = _circuits(adapter, number)
     bare = [work] * number
-    return Timed(in_turn(functions), in_turn(bare), idling(lambda n: islice(cycle(bare), n)))
+    in_turn(functions)(3 * number)  # the first calls of each take long, and would pass for a whole stretch
+    loop = idling(lambda n: islice(cycle(bare), n))
+    return Timed(in_turn(functions), in_turn(bare), loop, stretch=LONG_STRETCH)
 
 
 CALLS: dict[str, Callable[[Adapter], Any]] = {

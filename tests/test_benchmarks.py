@@ -225,6 +225,15 @@ def test_a_sample_is_the_best_stretch_without_the_loop() -> None:
     assert settled == [1]
 
 
+def test_a_stretch_is_long_enough_of_the_bare_call_as_well() -> None:
+    """However slow what is measured: a bare call that is timed for microseconds is timed cold."""
+    timed = Timed(measured=lambda n: n * 1e-3, bare=lambda n: n * 1e-6, loop=lambda n: n * 1e-7, stretch=0.05)
+    timed.warm_up()
+    assert timed.iterations * 1e-3 >= 0.05
+    assert timed.bare_iterations * 1e-6 >= workloads.SHORT_STRETCH
+    assert conductor.ratio(timed.sample(1)) == pytest.approx((1e-3 - 1e-7) / (1e-6 - 1e-7))
+
+
 def test_what_is_reported_is_the_median_of_the_ratios() -> None:
     """Not the ratio of medians: each sample has its own noise."""
     samples = [{"bare": 1.0, "measured": 10.0}, {"bare": 2.0, "measured": 22.0}, {"bare": 1.0, "measured": 30.0}]
