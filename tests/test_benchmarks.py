@@ -181,8 +181,34 @@ def test_the_guard_ends_with_1_if_something_is_above_its_limit(
     assert guard.main() == 0
     assert len(capsys.readouterr().out.splitlines()) == len(BUDGETS) + 2
     monkeypatch.setitem(guard.MEASURES, "drift", always(1.0))
-    assert guard.main() == 1
-    assert "1 above the limit" in capsys.readouterr().out
+    for command, told in ((["perf"], False), ([], True)):
+        monkeypatch.setattr(instructions, "counter", lambda command=command: command)
+        assert guard.main() == 1
+        out = capsys.readouterr().out
+        assert "1 above the limit" in out
+        assert ("Neither perf nor valgrind" in out) == told
+
+
+def test_a_figure_that_is_missing_is_an_error() -> None:
+    """It has met no budget."""
+    with pytest.raises(KeyError, match="no such figure"):
+        guard._in_a_process("memory", "no such figure")
+
+
+def test_eight_threads_at_their_best_stand_beside_one_at_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample in which a neighbour took from the one thread alone does not flatter the eight."""
+
+    class Told:
+        def __init__(self, *_: Any) -> None:
+            self.samples = iter([{}, {"1": 1.0, "8": 4.0}, *[{"1": 10.0, "8": 5.0}] * guard.SAMPLES])
+
+        def ask(self, stretches: int) -> dict[str, float]:
+            return next(self.samples)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(guard, "Worker", Told)
+    assert guard.MEASURES["8 threads"]() == 0.5
 
 
 @pytest.mark.parametrize(
