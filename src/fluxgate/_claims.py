@@ -77,8 +77,10 @@ class Direct(Claim):
         self.state = core.machine.state
         self.wall = 0.0
         """Unix time less monotonic time, in seconds: good for as long as the lane is open."""
-        self.first = self.given = 1 if len(receivers) == 1 else 0
-        """How many have had the event at hand; and as how many that begins: who is alone is called at once."""
+        self.given = 0
+        """How many have had the event at hand."""
+        self.first = 1 if len(receivers) == 1 else 0
+        """As how many that begins: who is alone is called at once."""
         self.tell = receivers[0].call if len(receivers) == 1 else self._tell_each
         self._core = weakref.ref(core)  # which holds this
 

@@ -324,10 +324,13 @@ class Teller:
             raise interrupt
         return None
 
-    def cut_short(self, claim: Direct, event: Event, error: BaseException) -> None:
-        """One of those who are told directly has raised; those after it are told in the ordinary way."""
+    def cut_short(self, claim: Direct, event: Event, error: BaseException) -> bool:
+        """One of those who are told directly has raised, and those after it are told in the ordinary way; or else a
+        signal handler before anybody was. Whether the error is the program's.
+        """
+        interrupted = not claim.given or isinstance(error, (KeyboardInterrupt, SystemExit))
         try:
-            if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if not interrupted:
                 claim.receivers[claim.given - 1].failed(event, error, self)
         finally:  # a signal handler may raise over the report: without this nobody would ever tell again
             with self.lock:
@@ -337,6 +340,7 @@ class Teller:
                     letter.given = claim.given
                     self.outbox = deque((letter, *self.outbox))
                 self.claim = WAITING if self.outbox else None
+        return interrupted
 
     def _let_go(self, claim: Claim) -> None:
         """Interrupted, or closed as its event loop ended: the next call takes over."""

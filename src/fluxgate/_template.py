@@ -77,14 +77,11 @@ def make(_func, _core, {clock}):
             {settle}
         _event = Success()
         _context = copy_context()
-        _outcome = (_elapsed,)
         if _stamp is not _core.open or _core.claim is not None:
             {settle}
-        _durations = _stamp.durations
-        _durations += _outcome  # an append that is no call
         _core.claim = _claim = _stamp.claim
         _core.sequence = _number = _core.sequence + 1
-        _claim.given = _claim.first
+        _claim.given = 0
         _event.circuit_name = _claim.name
         _event.timestamp = _ended + _claim.wall
         _event.state = _claim.state
@@ -93,17 +90,19 @@ def make(_func, _core, {clock}):
         _event.stale = _event.slow = False
         _event.__class__ = CallSucceeded
         try:
+            _stamp.durations.append(_elapsed)
+            _claim.given = _claim.first
             _answer = _context.run(_claim.tell, _event)
             if _answer is not None:
                 refuse_coroutine(_answer, "listener")
         except BaseException as _error:
             try:
-                _core.cut_short(_claim, _event, _error)
+                _interrupted = _core.cut_short(_claim, _event, _error)
             except BaseException:
                 if _core.claim is _claim:
                     _core.claim = WAITING  # interrupted as it began: without this nobody would ever tell again
                 raise
-            if isinstance(_error, (KeyboardInterrupt, SystemExit)):
+            if _interrupted:
                 if _core.outbox:
                     {deliver}
                 raise
