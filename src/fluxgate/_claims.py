@@ -104,10 +104,11 @@ class Direct(Claim):
         for subscription in self.receivers:
             if core is None or core.claim is not self:
                 break  # a listener has forked, and this is the child: the parent tells the others
-            self.given += 1
+            context = copy_context()
+            self.given += 1  # with no call in between: whom a signal handler keeps from it is told later
             if subscription.active:
                 try:
-                    answer = copy_context().run(subscription.call, event)
+                    answer = context.run(subscription.call, event)
                     if answer is not None:
                         refuse_coroutine(answer, "listener")
                 except (KeyboardInterrupt, SystemExit) as error:

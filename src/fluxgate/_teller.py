@@ -325,13 +325,15 @@ class Teller:
         return None
 
     def cut_short(self, claim: Direct, event: Event, error: BaseException) -> bool:
-        """One of those who are told directly has raised, and those after it are told in the ordinary way; or else a
-        signal handler before anybody was. Whether the error is the program's.
+        """Something was raised while an event was told directly; who has not had it is told in the ordinary way.
+
+        Whether the error is the program's: one of a single listener's is not, and of several each is caught by itself.
         """
-        interrupted = not claim.given or isinstance(error, (KeyboardInterrupt, SystemExit))
+        alone = claim.given and claim.first
+        interrupted = not alone or isinstance(error, (KeyboardInterrupt, SystemExit))
         try:
             if not interrupted:
-                claim.receivers[claim.given - 1].failed(event, error, self)
+                claim.at.failed(event, error, self)
         finally:  # a signal handler may raise over the report: without this nobody would ever tell again
             with self.lock:
                 # a listener may have forked, and this be the child: the parent tells the others
