@@ -7,14 +7,12 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
-from operator import attrgetter
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from . import _check
 from ._claims import Claim
 from ._forks import KeptWhole
-from ._plugins import observable
 from ._registry import Reference, Registry
 from ._routes import Routes, kinds_of, table_of
 from ._subscription import Delivery, Listener, Outlet, Subscription, destination_of, tick_interval
@@ -265,7 +263,7 @@ class Bus:
             return
         for each in [core] if core is not None else list(self._circuits):
             concerned = [sub for sub in self._subscriptions if sub.observes(each)]
-            subscriptions = tuple(sorted((*concerned, *each.own), key=attrgetter("number")))
+            subscriptions = tuple(sorted((*concerned, *each.own), key=lambda each: each.number))
             each.rewire(table_of(subscriptions) if each.own else self._route(subscriptions))
 
     def _route(self, subscriptions: tuple[Subscription, ...]) -> Routes:
@@ -283,6 +281,8 @@ class Bus:
         library is there is taken, and none for a purpose that a listener of the program's serves already, which hears
         every circuit. Calling it again changes nothing while they are attached.
         """
+        from ._plugins import observable
+
         found = [] if self._observes else observable(self._served())
         with self._observing:  # other people's code runs here: `lock` is not held
             if not self._observes:

@@ -1,6 +1,5 @@
 """What Fluxgate raises, and the one sentence for a missing extra."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from .events import Opening
@@ -95,6 +94,8 @@ def import_extra(module: str, *, wanted_by: str, package: str, extra: str) -> An
         MissingExtraError: `package` is not installed; names who wanted it, the package and the extra.
     """
     try:
+        import importlib
+
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
