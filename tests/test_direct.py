@@ -421,6 +421,23 @@ def test_flushing_waits_for_others_and_not_for_itself() -> None:
     assert notes[0].direct == [True]
 
 
+def test_who_has_told_directly_and_delivers_on_holds_the_claim_no_longer() -> None:
+    """What waits is delivered from the same frame; a flush in there waits for another thread that tells directly."""
+    seen: list[bool] = []
+    claims: list[Any] = []
+
+    def again(event: Any) -> None:
+        if not claims:
+            claims.append(cb._core.claim)
+            cb.call(abs, 1)
+        else:
+            seen.append(claims[0].is_mine)
+
+    cb, _ = noting(again)
+    cb.call(abs, 1)
+    assert seen == [False]
+
+
 def test_a_thread_that_comes_while_another_tells_leaves_its_event_to_it() -> None:
     """It waits for nobody's listener, and the one that tells goes on with what was left."""
     inside, free = Event(), Event()

@@ -113,6 +113,7 @@ def make(_func, _core, {clock}):
                 _core.claim = None
                 return{result}
         if _core.outbox:
+            _claim = None  # another thread may hold it by now (see `Direct.is_mine`)
             {deliver}
         return{result}
     return protected
