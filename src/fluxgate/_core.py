@@ -297,7 +297,7 @@ class Core(Teller):
         """Close the lane, so that nothing slips in before the decision, and take what has gathered in it."""
         self.lane = self.open = None
         stretch = self._stretch
-        if stretch is None or not stretch.durations:
+        if stretch is None:
             return
         fresh: list[float] = []  # made before: that may run a finalizer that takes what has gathered
         # No call in between: what is appended from now on goes to the other, and nobody takes the same twice.

@@ -104,8 +104,9 @@ class Teller:
         """Queue what is to be told; an event becomes its `kind`, and numbers the call of which it tells `first`."""
         if isinstance(self.outbox, tuple):
             fresh: deque[_Letter] = deque()
-            if isinstance(self.outbox, tuple):  # asked again: making it may run a finalizer that has something to tell
-                self.outbox = fresh
+            made: Any = self.outbox  # looked at again: making one may have run a finalizer that has something to tell
+            outbox: deque[_Letter] = made or fresh
+            self.outbox = outbox
         if len(self.outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
             if isinstance(item, Fault):  # those that wait already say what fails: this one is only counted
                 untold = self._untold = self._untold or {}

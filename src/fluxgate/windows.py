@@ -178,8 +178,7 @@ class CountRecord(Record):
             held = -duration or _FAILED_AT_ONCE
         if self._durations is _EMPTY:
             fresh = array("d")
-            if self._durations is _EMPTY:
-                self._durations = fresh
+            self._durations = self._durations or fresh  # as above: making it may have recorded another call
         if duration >= self._floor:
             self._count_slow(duration, 1)
         # From here on no call,
@@ -246,12 +245,10 @@ class CountRecord(Record):
 
     def _forget(self, held: float) -> None:
         """Of a call that has left the ring, what is not in step with it."""
-        if held < 0:
-            held = -held
-            if self._failed_at is not None:
-                self._failed_at.drop_first()
-        if held >= self._floor:
-            self._count_slow(held, -1)
+        if held < 0 and self._failed_at is not None:
+            self._failed_at.drop_first()
+        if abs(held) >= self._floor:
+            self._count_slow(abs(held), -1)
 
     def _count_slow(self, duration: float, step: int) -> None:
         if duration >= self.slow_threshold:
