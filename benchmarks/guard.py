@@ -29,14 +29,9 @@ def _ours() -> Adapter:
     return adapter(OURS)
 
 
-def _medians(*timed: Timed) -> list[float]:
-    """The ratios to the bare call of some things that take turns."""
-    rounds = [[ratio(each.sample(stretches=1)) for each in timed] for _ in range(SAMPLES)]
-    return [median(column) for column in zip(*rounds, strict=True)]
-
-
 def _ratio(name: str) -> float:
-    return _medians(_timed(name))[0]
+    timed = _timed(name)
+    return median(ratio(timed.sample(1)) for _ in range(SAMPLES))
 
 
 def _timed(name: str) -> Timed:

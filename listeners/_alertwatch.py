@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxgate import CircuitBreakerInfo
-from fluxgate._text import seconds_in_words
+from fluxgate._text import calls_in_words, seconds_in_words
 from fluxgate.events import (
     CallRejected,
     CircuitRetired,
@@ -67,10 +67,6 @@ def _because(reason: str | None) -> str:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _calls(count: int) -> str:
-    return f"{count} {'call' if count == 1 else 'calls'}"
 
 
 class Watch:
@@ -298,7 +294,7 @@ class Rejections(Watch):
 
     def _find(self, name: str) -> None:
         told = _explanation(self._opening)
-        text = f"circuit {name!r} refused {_calls(self._count)} within {seconds_in_words(self._within)}"
+        text = f"circuit {name!r} refused {calls_in_words(self._count)} within {seconds_in_words(self._within)}"
         text += f" (limit {self._rate:g} a second){_because(told.get('reason'))}"
         self.findings = Findings(name, printable(text), self._since, **told)
 
@@ -313,7 +309,7 @@ class Rejections(Watch):
     def tick(self, now: float) -> None:
         self._forget(now)
         if self.findings is not None and 2 * self._count < self._limit:
-            text = f"circuit {self.findings.circuit_name!r} refused {_calls(self._count)}"
+            text = f"circuit {self.findings.circuit_name!r} refused {calls_in_words(self._count)}"
             self.end(f"{text} within {seconds_in_words(self._within)}, less than half the limit")
 
     def idle(self, now: float) -> bool:

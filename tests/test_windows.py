@@ -122,7 +122,6 @@ def test_a_failure_that_took_no_time_is_a_failure(failed: bool) -> None:
 def test_a_signal_handler_that_raises_leaves_a_window_whole(window: Window) -> None:
     """The call at hand may be half counted; later ones are recorded, and forgotten, without an error."""
     step = 0
-    step = 0
     for step in count():
         record = window.open(1.0, (2.0,))
         record.add(0.0, 0.0, 0.5, failed=False)

@@ -330,8 +330,7 @@ class Machine:
         """Begin a steady stretch where the rules and the state allow one."""
         record = self._record
         if self.state is not HALF_OPEN and self.rules.tripper.steady and record is not None:
-            total = record.total(now)
-            self._bar = next((bar for bar in self.rules.tripper.bars if bar > total), math.inf)
+            self._bar = next((bar for bar in self.rules.tripper.bars if bar > metric.total_count), math.inf)
             self._spare = self.rules.tripper.spare(metric, self._streak)
             self._steady_from = now
             self.steady_until = record.steady_until()

@@ -134,3 +134,8 @@ def in_words(plugged: object) -> str:
 def seconds_in_words(seconds: float) -> str:
     """A duration to three figures: ``0.05 s``, ``1.5 s``, ``86400 s``."""
     return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
+
+
+def calls_in_words(count: int) -> str:
+    """``1 call``, ``2 calls``."""
+    return f"{count} {'call' if count == 1 else 'calls'}"

@@ -16,8 +16,8 @@ from typing import Any, Protocol, final
 
 from . import _check
 from ._limits import NO_LIMITS, Limits, limits_of
-from ._text import in_words
-from .metric import Metric, Verdict, calls_in_words
+from ._text import calls_in_words, in_words
+from .metric import Metric, Verdict
 from .state import CLOSED, State
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from . import _check
 from ._record import Record
+from ._text import calls_in_words
 
 _NO_COUNTS: Mapping[float, int] = MappingProxyType({})
 
@@ -162,11 +163,6 @@ class Verdict(Record):
         if self.parts:
             tree |= {"joined_by": self.joined_by, "parts": [part.to_dict() for part in self.parts]}
         return tree
-
-
-def calls_in_words(count: int) -> str:
-    """``1 call``, ``2 calls``."""
-    return f"{count} {'call' if count == 1 else 'calls'}"
 
 
 def rate_in_words(what: str, rate: float | None, limit: float, part: int, whole: int) -> str:

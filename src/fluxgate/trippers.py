@@ -5,8 +5,9 @@ from typing import final
 
 from . import _check
 from ._limits import NO_LIMITS, Limits
+from ._text import calls_in_words
 from ._tripping import Tripper, TripperLike
-from .metric import Metric, Verdict, calls_in_words, compared, rate_in_words
+from .metric import Metric, Verdict, compared, rate_in_words
 from .state import CLOSED, State
 
 __all__ = [
