@@ -24,7 +24,7 @@ from fluxgate import (
     TimeWindow,
 )
 from fluxgate.testing import VirtualClock
-from fluxgate.windows import CountRecord, Record, Window
+from fluxgate.windows import CountRecord, Failure, Record, Window, failure_of
 from tests.faces import STATES_ONLY, Make, both
 from tests.running import Interrupt, interrupted
 
@@ -54,16 +54,28 @@ def compare(record: Record, held: list[Done], now: float, slow: float, threshold
     assert record.failing_since(now) == next((done.wall for done in held if done.failed), None)
 
 
+def gathered(record: Record, now: float, wall: float, what: list[tuple[float, bool]], calls: list[Done]) -> None:
+    """Record calls together, in a list as well; failures are 1 ms apart."""
+    together: list[float] = []
+    for number, (duration, failed) in enumerate(what):
+        if failed:
+            together.append(failure_of(duration, wall + number / 1000, (ValueError, "no")))
+        else:
+            together.append(duration)
+        calls.append(Done(now, wall + number / 1000, duration, failed))
+    record.add_gathered(now, together, [call for call in together if isinstance(call, Failure)])
+
+
 # -- CountWindow ----------------------------------------------------------------------------------------------------
 
 one_call = st.tuples(st.just("call"), DURATIONS, st.booleans())
-batch = st.tuples(st.just("batch"), st.lists(PLAIN, max_size=12), st.none())
+batch = st.tuples(st.just("batch"), st.lists(st.tuples(PLAIN, st.booleans()), max_size=12), st.none())
 rejudge = st.tuples(st.just("rejudge"), st.sampled_from([0.5, 1.0, 60.0]), st.sampled_from([(), (0.5,), (0.5, 2.0)]))
 
 
 @given(st.integers(1, 8), st.lists(one_call | batch | rejudge, max_size=40))
 def test_a_count_window_holds_the_last_calls(size: int, steps: list[tuple[str, Any, Any]]) -> None:
-    """Single calls, batches of plain successes and new thresholds, in any order: the sums are those of a list."""
+    """Single calls, batches of plain ones and new thresholds, in any order: the sums are those of a list."""
     slow, thresholds = SLOW, THRESHOLDS
     record = CountWindow(size).open(slow, thresholds)
     calls: list[Done] = []
@@ -73,8 +85,7 @@ def test_a_count_window_holds_the_last_calls(size: int, steps: list[tuple[str, A
             record.add(0.0, wall, what, more)
             calls.append(Done(0.0, wall, what, more))
         elif kind == "batch":
-            record.add_plain(0.0, what)
-            calls.extend(Done(0.0, wall, duration, False) for duration in what)
+            gathered(record, 0.0, wall, what, calls)
         elif kind == "rejudge":
             slow, thresholds = what, more
             record.rejudge(slow, thresholds)
@@ -114,7 +125,7 @@ def test_a_failure_that_took_no_time_is_a_failure(failed: bool) -> None:
     assert record.metric(0.0).failure_count == failed
     record.rejudge(1e-9, (1e-9,))
     compare(record, [Done(0.0, 7.0, 0.0, failed)], 0.0, 1e-9, (1e-9,))
-    record.add_plain(0.0, [0.0, 0.0])
+    record.add_gathered(0.0, [0.0, 0.0], ())
     assert record.metric(0.0).failure_count == 0
 
 
@@ -145,7 +156,7 @@ def test_failures_that_left_a_count_window_leave_nothing() -> None:
         record.add(0.0, number, 0.1, True)
     assert record.failing_since(0.0) == 990.0
     assert len(record._failed_at._times) < 25
-    record.add_plain(0.0, [0.1] * 10)
+    record.add_gathered(0.0, [0.1] * 10, ())
     assert record.failing_since(0.0) is None
     assert record.metric(0.0).failure_count == 0
 
@@ -176,8 +187,7 @@ def test_a_time_window_holds_the_last_seconds(start: float, steps: list[tuple[st
             record.add(now, wall, what, more)
             calls.append(Done(now, wall, what, more))
         elif kind == "batch":
-            record.add_plain(now, what)
-            calls.extend(Done(now, wall, duration, False) for duration in what)
+            gathered(record, now, wall, what, calls)
         else:
             now += what
         compare(record, held(calls, now), now, SLOW, THRESHOLDS)
@@ -361,7 +371,7 @@ def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raise
 
         def run(record: CountRecord = record) -> None:
             if work == "many":
-                record.add_plain(0, [0.125, 0.125, 0.125])
+                record.add_gathered(0, [0.125, 0.125, 0.125], ())
             else:
                 record.add(0, 9, 0.125, failed=work == "failure")
 
@@ -374,7 +384,7 @@ def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raise
         assert metric.total_duration == pytest.approx(sum(map(abs, held)))
         assert (record.failing_since(0) is None) <= (metric.failure_count == 0 or raises)
         assert held.count(-0.25) == (not raises)
-        record.add_plain(0, [0.0] * 3)
+        record.add_gathered(0, [0.0] * 3, ())
         record.add(0, 9, 0.0, failed=False)
         assert record.metric(0).failure_count == 0
     assert step > 1

@@ -7,11 +7,11 @@ under the `Direct` claim of the lane: without the lock, and without the outbox (
 
 import sys
 import weakref
-from contextvars import copy_context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from ._functions import refuse_coroutine
+from ._stamps import NEVER
 from .events import Event
 
 if TYPE_CHECKING:
@@ -68,19 +68,19 @@ WAITING = _Waiting()
 class Direct(Claim):
     """Held by whoever tells `receivers` from the frame of a call; one serves all calls of a lane in turn."""
 
-    __slots__ = ("_core", "first", "given", "name", "receivers", "state", "tell", "wall")
+    __slots__ = ("_core", "common", "given", "receivers", "tell", "until", "wall")
 
     def __init__(self, receivers: "tuple[Subscription, ...]", core: "Teller") -> None:
         super().__init__()
         self.receivers = receivers
-        self.name = core.name
-        self.state = core.machine.state
+        self.common = (core.name, core.machine.state, False, False)
+        """What all events have in common: name and state of the circuit, neither stale nor slow."""
         self.wall = 0.0
         """Unix time less monotonic time, in seconds: good for as long as the lane is open."""
+        self.until = NEVER
+        """Until when an event may be told so; ``NEVER`` while the lane is closed."""
         self.given = 0
-        """How many have had the event at hand."""
-        self.first = 1 if len(receivers) == 1 else 0
-        """As how many that begins: who is alone is called at once."""
+        """How many of several have had the event at hand."""
         self.tell = receivers[0].call if len(receivers) == 1 else self._tell_each
         self._core = weakref.ref(core)  # which holds this
 
@@ -89,8 +89,10 @@ class Direct(Claim):
         # Asked so seldom that the stack has to answer: noting the thread would cost each call.
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         while frame is not None:
-            if frame.f_code.co_filename.startswith(WRAPPERS) and frame.f_locals.get("_claim") is self:
-                return True
+            if frame.f_code.co_filename.startswith(WRAPPERS):
+                names = frame.f_locals
+                if names.get("_claim") is self and "_tell" in names:  # which it has from when it took the claim
+                    return True
             frame = frame.f_back  # type: ignore[assignment]
         return False
 
@@ -104,11 +106,10 @@ class Direct(Claim):
         for subscription in self.receivers:
             if core is None or core.claim is not self:
                 break  # a listener has forked, and this is the child: the parent tells the others
-            context = copy_context()
             self.given += 1  # with no call in between: whom a signal handler keeps from it is told later
             if subscription.active:
                 try:
-                    answer = context.run(subscription.call, event)
+                    answer = subscription.call(event)
                     if answer is not None:
                         refuse_coroutine(answer, "listener")
                 except (KeyboardInterrupt, SystemExit) as error:
@@ -117,3 +118,4 @@ class Direct(Claim):
                     subscription.failed(event, error, core)
         if interrupt is not None:
             raise interrupt
+        self.given = 0

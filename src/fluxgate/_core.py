@@ -7,21 +7,24 @@ by contract.
 The fast lane. Where every call is admitted and nobody surrounds calls or asks for `CallStarted`, a call needs no lock
 to begin: the generation's `Lane` is its stamp. In a steady stretch (see `_machine`) it needs none to end either: a
 plain success is one ``append`` of its duration to the lane, and where somebody listens to successes its event is told
-then and there (see `_claims`). Under the GIL the look at the lane and the append are one step, so no call is lost or
-counted twice: whoever takes the lock closes the lane first, and folds what has gathered in it into the window. The lane
-takes outcomes for 10 ms, or for 100 ms where few come, which bounds what gathers and how often the lock is taken.
-Without the GIL every outcome takes it.
+then and there (see `_claims`). So is a failure, while the tripper has some to spare and nobody listens to them. Under
+the GIL the look at the lane and the append are one step, so no call is lost or counted twice: whoever takes the lock
+closes the lane first, and folds what has gathered in it into the window.
+
+What gathers is bounded: where the last calls suffice no more are kept, and the lane takes outcomes for a second; else
+for 10 ms, or for 100 ms where few come. Without the GIL every outcome takes the lock.
 """
 
 import math
 import sys
+from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ._claims import Direct
 from ._clock import Clock
 from ._functions import WrongColour
-from ._machine import Cause, Fault, FaultOfTheCalls
+from ._news import Cause, Fault, FaultOfTheCalls
 from ._record import Record
 from ._routes import Around, AtOnce
 from ._rules import Changes, Rules, amend
@@ -42,6 +45,7 @@ from .events import (
 )
 from .metric import Metric, Verdict
 from .state import FORCED_OPEN, OPEN, State
+from .windows import failure_of
 
 if TYPE_CHECKING:
     from ._registry import Reference
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
 
 _LANE_TIME = 0.01  # seconds
 _CALM_LANE_TIME = 0.1  # where few calls come
+_BOUNDED_LANE_TIME = 1.0  # where only the last calls gather
 _FEW = 64
 _GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -221,7 +226,8 @@ class Core(Teller):
         except Exception as fault:
             self.fault("tracker", tracker, fault, FaultOfTheCalls if fault is error else Fault)
             failed = True
-        error.__traceback__ = trace  # some trackers raise it to sort it by `except`
+        if error.__traceback__ is not trace:
+            error.__traceback__ = trace  # some trackers raise it to sort it by `except`
         if failed:
             self._failed(stamp, started, now, (type(error), error_text(error)), error)
         else:
@@ -235,6 +241,15 @@ class Core(Teller):
     def _failed(self, stamp: Stamp, started: float, now: float, error: Cause, outcome: object) -> None:
         wall = self.clock.time()
         duration = max(now - started, 0.0)
+        lane = self.open
+        unheard = CallFailed not in self.routes
+        if lane is not None and stamp is lane and unheard and duration < lane.below and now < lane.open_until:
+            failure = failure_of(duration, wall, error)
+            machine = self.machine
+            if self.open is lane and machine.spare > 0:  # from here on no call, so that nobody comes in between
+                machine.spare -= 1
+                lane.durations.append(failure)
+                return
         retry = self.machine.rules.retry
         try:
             hint = retry.hint(outcome, wall)
@@ -299,17 +314,20 @@ class Core(Teller):
         stretch = self._stretch
         if stretch is None:
             return
-        fresh: list[float] = []  # made before: that may run a finalizer that takes what has gathered
-        # No call in between: what is appended from now on goes to the other, and nobody takes the same twice.
-        durations = stretch.durations
-        stretch.durations = fresh
-        if not durations:
+        stretch.close()
+        gathered = stretch.durations
+        if not gathered:
             return
-        stretch.calm = len(durations) < _FEW
+        fresh = deque[float](maxlen=gathered.maxlen)
+        # No call in between: what is appended from now on goes to the other, and nobody takes the same twice. (To make
+        # it may have run a finalizer that took what had gathered.)
+        gathered = stretch.durations
+        stretch.durations = fresh
+        if not gathered:
+            return
+        stretch.calm = len(gathered) < _FEW
         if stretch.generation == self.machine.generation:
-            if min(durations) < 0:  # a clock that was set back under us
-                durations = [max(duration, 0.0) for duration in durations]
-            self.machine.succeed_plainly(durations)
+            self.machine.take(gathered)
 
     def _arrange(self, now: float, wall: float) -> None:
         """See which of the next calls need the lock, and for what."""
@@ -324,32 +342,35 @@ class Core(Teller):
                 self.gate = (until, machine.state, machine.verdict, self.opening)
         elif machine.admits_all and CallStarted not in self.routes and (_GIL or Around not in self.routes):
             if lane is None or lane.generation != machine.generation:
-                lane = self._stretch = Lane(machine.generation)
-            lane.until = lane.told_until = lane.open_until = NEVER
+                lane = self._stretch = Lane(machine.generation, machine.rules.window.gathering)
+            lane.open_until = NEVER
             if _GIL and machine.is_steady(now, machine.generation):
                 lane.below = machine.rules.plain_below
-                lane_time = _CALM_LANE_TIME if lane.calm and CallSucceeded not in self.routes else _LANE_TIME
-                lane.open_until = until = min(machine.steady_until, now + lane_time)
-                if CallSucceeded not in self.routes:
-                    lane.until = until
-                elif AtOnce in self.routes:
-                    self._prepare_telling(lane, self.routes[AtOnce], until, now, wall)
+                lane.heard = CallSucceeded in self.routes
+                lane.open_until = min(machine.steady_until, now + self._lane_time(lane))
+                if AtOnce in self.routes:
+                    self._prepare_telling(lane, self.routes[AtOnce], wall - now)
                 self._reopen(lane)
             elif Around not in self.routes:
                 self.lane = lane  # calls may begin without the lock, though none can end so
 
+    def _lane_time(self, lane: Lane) -> float:
+        if lane.heard:
+            return _LANE_TIME  # its events' times are told by the wall clock of when it was opened
+        if lane.durations.maxlen is not None:
+            return _BOUNDED_LANE_TIME
+        return _CALM_LANE_TIME if lane.calm else _LANE_TIME
+
     def _reopen(self, lane: Lane) -> None:
         self.open = lane
+        lane.open()
         if Around not in self.routes:
             self.lane = lane
 
-    def _prepare_telling(
-        self, lane: Lane, receivers: "tuple[Subscription, ...]", until: float, now: float, wall: float
-    ) -> None:
+    def _prepare_telling(self, lane: Lane, receivers: "tuple[Subscription, ...]", wall: float) -> None:
         if lane.claim is None or lane.claim.receivers is not receivers:
             lane.claim = Direct(receivers, self)
-        lane.claim.wall = wall - now
-        lane.told_until = until
+        lane.claim.wall = wall
 
     # -- looking and steering -------------------------------------------------------------------------------------
 

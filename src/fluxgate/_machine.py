@@ -23,17 +23,17 @@ is recorded.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
-from ._record import Record
+from ._news import Cause, Change, Fault, Hit
 from ._rules import Rules
 from ._stamps import NEVER, Stamp
 from ._text import in_words, name_of, seconds_in_words
 from .events import LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
+from .windows import Failure
 from .windows import Record as WindowRecord
 
 _EVERY = frozenset(State)
@@ -62,65 +62,6 @@ _WORDS_BY_HAND = {
 }
 
 
-Cause = tuple[type[Any], str]
-"""The type of an exception or of a value that was judged a failure, and its text, fit to be shown."""
-
-
-class Change(Record):
-    """A move that was made."""
-
-    __slots__ = (
-        "old_state",
-        "new_state",
-        "trigger",
-        "metrics",
-        "verdict",
-        "wait",
-        "reopens",
-        "generation",
-        "failing_since",
-        "last_error",
-    )
-
-    old_state: State
-    new_state: State
-    trigger: Trigger
-    metrics: Metric
-    verdict: Verdict
-    wait: float | None
-    reopens: int
-    generation: int
-    failing_since: float | None
-    last_error: LastError | None
-
-
-class Hit(Record):
-    """Shadow mode: a move that would have been made."""
-
-    __slots__ = ("metrics", "verdict", "failing_since", "last_error")
-
-    metrics: Metric
-    verdict: Verdict
-    failing_since: float | None
-    last_error: LastError | None
-
-
-class Fault(Record):
-    """A rule of the user's that raised."""
-
-    __slots__ = ("role", "rule", "error")
-
-    role: str
-    rule: object
-    error: BaseException
-
-
-class FaultOfTheCalls(Fault):
-    """A tracker that raised the very error that it was to judge, which goes on to the caller."""
-
-    __slots__ = ()
-
-
 class Machine:
     """One circuit's state. `now` is monotonic seconds, `wall` Unix seconds; what happened is left in `news`."""
 
@@ -131,7 +72,6 @@ class Machine:
         "_probes",
         "_record",
         "_steady_from",
-        "_spare",
         "_streak",
         "_wait",
         "changed_at",
@@ -140,6 +80,7 @@ class Machine:
         "open_until",
         "reopens",
         "rules",
+        "spare",
         "state",
         "steady_until",
         "verdict",
@@ -158,7 +99,8 @@ class Machine:
         self._half_open_since = NEVER
         self._probes: dict[Stamp, None] | None = None  # made with the first
         self._last_error: Cause | None = None
-        self._spare = 0.0  # failures that the tripper need not be asked about in this stretch
+        self.spare = 0.0
+        """Failures that the tripper need not be asked about in this steady stretch."""
         self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
 
@@ -271,16 +213,26 @@ class Machine:
             (self._record or self.record).add(now, wall, duration, failed=True)
             self._streak += 1
             self._last_error = error
-            if self._spare and now < self.steady_until and self._bar == math.inf and duration < self.rules.plain_below:
-                self._spare -= 1
+            plain = duration < self.rules.plain_below
+            if plain and self.spare > 0 and now < self.steady_until and self._bar == math.inf:
+                self.spare -= 1
                 return
             self._unsettle()
             self._decide(now, wall, failed=True, hint=hint)
 
-    def succeed_plainly(self, durations: Sequence[float]) -> None:
-        """Record plain successes that ended while `is_steady` held: they decide nothing."""
-        self.record.add_plain(self._steady_from, durations)
-        self._streak = 0
+    def take(self, calls: Collection[float]) -> None:
+        """Record what has gathered while `is_steady` held, and decides nothing: plain successes, failures to spare."""
+        failures: Sequence[Failure] = ()
+        if min(calls) < 0:
+            # a success's is negative where a clock was set back under us
+            calls = [call if isinstance(call, Failure) else max(call, 0.0) for call in calls]
+            failures = [call for call in calls if isinstance(call, Failure)]
+        calls = list(calls)
+        self.record.add_gathered(self._steady_from, calls, failures)
+        if failures:
+            self._last_error = failures[-1].cause
+        last = next((index for index, call in enumerate(reversed(calls)) if call >= 0), None)  # success, from the end
+        self._streak = self._streak + len(calls) if last is None else last
 
     # -- decisions ------------------------------------------------------------------------------------------------
 
@@ -331,7 +283,8 @@ class Machine:
         record = self._record
         if self.state is not HALF_OPEN and self.rules.tripper.steady and record is not None:
             self._bar = next((bar for bar in self.rules.tripper.bars if bar > metric.total_count), math.inf)
-            self._spare = self.rules.tripper.spare(metric, self._streak)
+            # of the last calls that gather, one at least is then a success: so it is known how many failed since
+            self.spare = min(self.rules.tripper.spare(metric, self._streak), self.rules.window.capacity - 1)
             self._steady_from = now
             self.steady_until = record.steady_until()
 
@@ -345,7 +298,7 @@ class Machine:
         return self.state in ADMITTING
 
     def is_steady(self, now: float, generation: int) -> bool:
-        """Whether plain successes of it may gather, with no `MinRequests` ahead, and be recorded together later."""
+        """Whether its plain outcomes may gather, with no `MinRequests` ahead, and be recorded together later."""
         return (
             generation == self.generation
             and now < self.steady_until

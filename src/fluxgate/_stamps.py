@@ -1,6 +1,7 @@
 """What marks an admitted call."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,13 @@ NEVER = -math.inf  # one object for all: negating makes another each time
 class Stamp:
     """Marks one admitted call: its generation, and when it loses its place if it is a probe."""
 
-    __slots__ = ("call_id", "deadline", "ended", "generation", "leave")
+    __slots__ = ("below", "call_id", "deadline", "ended", "generation", "leave")
 
     def __init__(self, generation: int, deadline: float | None = None) -> None:
         self.generation = generation
         self.deadline = deadline
+        self.below = NEVER
+        """Seconds below which its success is plain; of one by itself none is."""
         self.call_id: int | None = None
         self.leave: list[Leave] | None = None
         """How those who surround the call are told of its end; the last to enter leaves first."""
@@ -30,17 +33,31 @@ class Stamp:
 
 
 class Lane(Stamp):
-    """One stamp for all calls of a generation that admits all; plain successes may gather in it (see `_core`)."""
+    """One stamp for all calls of a generation that admits all; plain outcomes may gather in it (see `_core`)."""
 
-    __slots__ = ("below", "calm", "claim", "durations", "open_until", "told_until", "until")
+    __slots__ = ("calm", "claim", "durations", "heard", "open_until", "until")
 
-    def __init__(self, generation: int) -> None:
+    def __init__(self, generation: int, gathering: int | None) -> None:
         super().__init__(generation)
-        self.durations: list[float] = []
+        self.durations = deque[float](maxlen=gathering)
         self.claim: Direct | None = None
-        self.below = 0.0
+        """Under which plain successes are told, where all who hear them can be called at once."""
+        self.heard = False
         self.calm = True
         self.open_until = NEVER
+        """Until when it takes outcomes while it is open (monotonic)."""
         self.until = NEVER
-        self.told_until = NEVER
-        """The same, where somebody is to be told of each (see `_claims`)."""
+        """Until when it takes plain successes that nobody hears; ``NEVER`` while it is closed."""
+
+    def open(self) -> None:
+        """Let it take outcomes."""
+        if not self.heard:
+            self.until = self.open_until
+        elif self.claim is not None:
+            self.claim.until = self.open_until
+
+    def close(self) -> None:
+        """Let it take none."""
+        self.until = NEVER
+        if self.claim is not None:
+            self.claim.until = NEVER

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._claims import WAITING, Claim, Direct
 from ._clock import CarefulClock, Clock
-from ._machine import Change, Fault, FaultOfTheCalls, Machine
+from ._machine import Machine
+from ._news import Change, Fault, FaultOfTheCalls
 from ._rules import Rules
 from ._tasks import running_loop, shielded, spawn
 from ._text import error_text, in_words, log, type_name
@@ -325,22 +326,25 @@ class Teller:
             raise interrupt
         return None
 
-    def cut_short(self, claim: Direct, event: Event, error: BaseException) -> bool:
+    def cut_short(self, claim: Direct, event: Event, error: BaseException, begun: bool) -> bool:
         """Something was raised while an event was told directly; who has not had it is told in the ordinary way.
 
         Whether the error is the program's: one of a single listener's is not, and of several each is caught by itself.
         """
-        alone = claim.given and claim.first
-        interrupted = not alone or isinstance(error, (KeyboardInterrupt, SystemExit))
+        alone = len(claim.receivers) == 1
+        given, claim.given = claim.given, 0
+        if alone:
+            given = int(begun)
+        interrupted = not alone or not begun or isinstance(error, (KeyboardInterrupt, SystemExit))
         try:
             if not interrupted:
-                claim.at.failed(event, error, self)
+                claim.receivers[0].failed(event, error, self)
         finally:  # a signal handler may raise over the report: without this nobody would ever tell again
             with self.lock:
                 # a listener may have forked, and this be the child: the parent tells the others
-                if self.claim is claim and claim.given < len(claim.receivers):
+                if self.claim is claim and given < len(claim.receivers):
                     letter = _Letter(event, claim.receivers)
-                    letter.given = claim.given
+                    letter.given = given
                     self.outbox = deque((letter, *self.outbox))
                 self.claim = WAITING if self.outbox else None
         return interrupted

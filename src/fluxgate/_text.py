@@ -27,6 +27,8 @@ class Redactor:
     def __init__(self) -> None:
         self._function: Any = None
         self._failed = False
+        self.is_given = False
+        """Whether there is a function."""
 
     @overload
     def __call__(self, what: str, /) -> str: ...
@@ -42,7 +44,7 @@ class Redactor:
             raise TypeError(f"redact takes a function from str to str, a text or None, got {what!r}")
         if what is not None and self._function is not None and what is not self._function:
             log("WARNING", "fluxgate.redact: %s takes the place of %s", in_words(what), in_words(self._function))
-        self._function, self._failed = what, False
+        self._function, self._failed, self.is_given = what, False, what is not None
         return what
 
     def _apply(self, text: str) -> str:
@@ -60,11 +62,6 @@ class Redactor:
                 text = "the function given to fluxgate.redact failed; error texts are withheld until it is replaced"
                 log("ERROR", f"{text}\n%s%s", _frames(error), type_name(error))  # its own text may quote what it got
             return "(withheld: the redacting function failed)"
-
-    @property
-    def is_given(self) -> bool:
-        """Whether there is a function."""
-        return self._function is not None
 
 
 redact = Redactor()

@@ -17,9 +17,36 @@ from .metric import Metric, make_metric
 _FAILED_AT_ONCE = -5e-324
 """How a failure that took no time is held: the negative number nearest to zero."""
 _SLICES = 100
+_GATHERING = 1_000
 # For all records that hold nothing, or count by no threshold: neither is written to.
 _EMPTY = array("d")
 _NO_COUNTS: list[int] = []
+
+
+class Failure(float):
+    """A failed call among those that have gathered: its duration, negative."""
+
+    __slots__ = ("at", "cause", "duration")
+
+    duration: float
+    at: float
+    """Unix time in seconds."""
+    cause: tuple[type[object], str]
+    """The error's type and text."""
+
+
+def failure_of(duration: float, at: float, cause: tuple[type[object], str]) -> Failure:
+    """A failed call that took so long, in seconds."""
+    failure = Failure(-duration or _FAILED_AT_ONCE)
+    failure.duration = duration
+    failure.at = at
+    failure.cause = cause
+    return failure
+
+
+def _duration(calls: Sequence[float], failures: Sequence[Failure]) -> float:
+    """How long they took together."""
+    return sum(calls) + sum([failure.duration - failure for failure in failures])
 
 
 class Window:
@@ -33,6 +60,11 @@ class Window:
     def capacity(self) -> float:
         """The most calls that it can hold."""
         return math.inf
+
+    @property
+    def gathering(self) -> int | None:
+        """Of the calls that gather before they are recorded, how many of the last suffice; ``None``: all count."""
+        return None
 
 
 @final
@@ -52,6 +84,10 @@ class CountWindow(Window):
     @property
     def capacity(self) -> float:
         return self.size
+
+    @property
+    def gathering(self) -> int | None:
+        return self.size if self.size <= _GATHERING else None  # four times as large as in the window
 
     def __repr__(self) -> str:
         return f"CountWindow({self.size})"
@@ -93,8 +129,8 @@ class Record:
         """Record one call that ended at `now` (monotonic) and `wall` (Unix time)."""
         raise NotImplementedError
 
-    def add_plain(self, now: float, durations: Sequence[float]) -> None:
-        """Record successes that are slow by no threshold, in the order in which they ended."""
+    def add_gathered(self, now: float, calls: Sequence[float], failures: Sequence[Failure]) -> None:
+        """Record calls that are slow by no threshold, in the order in which they ended; some of them are `failures`."""
         raise NotImplementedError
 
     def metric(self, now: float) -> Metric:
@@ -126,8 +162,8 @@ class Record:
 class CountRecord(Record):
     """A ring of durations, a failure's being negative; grows with the calls until it is full.
 
-    A signal handler, or a finalizer, may raise or record another call in the middle of `add` and `add_plain`: what must
-    agree changes there without a call in between, and so stays in step.
+    A signal handler, or a finalizer, may raise or record another call in the middle of `add` and `add_gathered`: what
+    must agree changes there without a call in between, and so stays in step.
     """
 
     __slots__ = (
@@ -170,11 +206,7 @@ class CountRecord(Record):
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
         held = duration
         if failed:
-            failed_at = self._failed_at
-            if failed_at is None:
-                failed_at = _Times()
-                failed_at = self._failed_at = self._failed_at or failed_at
-            failed_at.push(wall)
+            self._note_failure(wall)
             held = -duration or _FAILED_AT_ONCE
         if self._durations is _EMPTY:
             fresh = array("d")
@@ -206,23 +238,25 @@ class CountRecord(Record):
         elif old < 0 or old >= self._floor:
             self._forget(old)
 
-    def add_plain(self, now: float, durations: Sequence[float]) -> None:
-        if len(durations) >= self._size:  # nothing older stays
+    def add_gathered(self, now: float, calls: Sequence[float], failures: Sequence[Failure]) -> None:
+        if len(calls) >= self._size:  # nothing older stays
             self._clear()
             self.rejudge(self.slow_threshold, self.thresholds)
-            durations = durations[-self._size :]
+            calls = calls[-self._size :]
         start = 0
-        while start < len(durations):
+        while start < len(calls):
             head = self._head
-            chunk = array("d", durations[start : start + self._size - head])
+            fresh = calls[start : start + self._size - head]
+            failed = [call for call in fresh if isinstance(call, Failure)] if failures else []
+            chunk = array("d", fresh)
             end = head + len(chunk)
-            lap = sum(chunk)
+            lap = _duration(fresh, failed)
             old = self._durations[head:end]
             noted: list[float] = []
             if self._failures or self._slow or any(self._counts):
                 floor = self._floor
                 noted = [held for held in old if not 0 <= held < floor]
-            failures = sum(held < 0 for held in noted)
+            more = len(failed) - sum(held < 0 for held in noted)
             gone = sum(old) - 2 * sum(held for held in noted if held < 0)
             if self._head != head:
                 continue  # another call was recorded meanwhile
@@ -231,7 +265,7 @@ class CountRecord(Record):
                 self._durations = chunk
             else:
                 self._durations[head:end] = chunk
-            self._failures -= failures
+            self._failures += more
             self._old_lap -= gone
             self._lap += lap
             self._head = end
@@ -240,8 +274,17 @@ class CountRecord(Record):
                 self._old_lap, self._lap = self._lap, 0.0
             # up to here.
             start += len(chunk)
+            for failure in failed:
+                self._note_failure(failure.at)
             for held in noted:
                 self._forget(held)
+
+    def _note_failure(self, wall: float) -> None:
+        failed_at = self._failed_at
+        if failed_at is None:
+            failed_at = _Times()
+            failed_at = self._failed_at = self._failed_at or failed_at
+        failed_at.push(wall)
 
     def _forget(self, held: float) -> None:
         """Of a call that has left the ring, what is not in step with it."""
@@ -345,11 +388,16 @@ class TimeRecord(Record):
             if duration >= threshold:
                 here.counts[index] += 1
 
-    def add_plain(self, now: float, durations: Sequence[float]) -> None:
+    def add_gathered(self, now: float, calls: Sequence[float], failures: Sequence[Failure]) -> None:
         here = self._slice(now)
-        self._total += len(durations)
-        here.total += len(durations)
-        here.duration += sum(durations)
+        self._total += len(calls)
+        here.total += len(calls)
+        here.duration += _duration(calls, failures)
+        if failures:
+            if not here.failures:
+                here.first_failure = failures[0].at
+            self._failures += len(failures)
+            here.failures += len(failures)
 
     def _slice(self, now: float) -> _Slice:
         self._forget(now)

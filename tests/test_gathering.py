@@ -1,0 +1,253 @@
+"""Plain outcomes that gather without the lock: what is told of them later is what it would have been at once."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fluxgate import (
+    Bus,
+    CircuitBreaker,
+    CountWindow,
+    FailureRate,
+    FailureStreak,
+    MinRequests,
+    TimeWindow,
+    _core,
+)
+from fluxgate.events import CallFailed, StateChanged
+from fluxgate.testing import EventRecorder, VirtualClock
+from fluxgate.windows import Window
+from tests.running import interrupted, together
+
+pytestmark = pytest.mark.skipif(not _core._GIL, reason="without the GIL each outcome takes the lock")
+
+
+class Watched:
+    """A lock that counts how often it is taken."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.taken = lock, 0
+
+    def __enter__(self) -> None:
+        self.taken += 1
+        self.lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+
+def circuit(clock: VirtualClock | None = None, **rules: Any) -> CircuitBreaker:
+    """A quiet circuit; its clock stands still."""
+    return CircuitBreaker("payments", bus=Bus(), clock=clock or VirtualClock(), **rules)
+
+
+def outcome(cb: CircuitBreaker, failed: bool, text: str = "no route") -> None:
+    """Let one call end so."""
+
+    def work() -> None:
+        if failed:
+            raise ConnectionError(text)
+
+    try:
+        cb.call(work)
+    except ConnectionError:
+        pass
+
+
+def steady(**rules: Any) -> tuple[CircuitBreaker, Watched]:
+    """A circuit whose outcomes gather, with failures to spare, and its lock."""
+    cb = circuit(**rules)
+    for _ in range(20):
+        outcome(cb, False)
+    outcome(cb, True)  # by which the tripper is asked what it can spare
+    lock = Watched(cb._core.lock)
+    cb._core.lock = lock  # type: ignore[assignment]
+    return cb, lock
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "rate": {"tripper": MinRequests(10) & FailureRate(0.9)},
+    "streak": {"tripper": FailureStreak(15)},
+    "of seconds": {"tripper": MinRequests(10) & FailureRate(0.9), "window": TimeWindow(60)},
+}
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_a_failure_that_can_be_spared_takes_no_lock(rules: dict[str, Any]) -> None:
+    """It is in the window all the same, as whoever looks finds."""
+    cb, lock = steady(**rules)
+    for failed in (False, True, True, False, True):
+        outcome(cb, failed)
+    assert lock.taken == 0
+    metrics = cb.info().metrics
+    assert (metrics.total_count, metrics.failure_count) == (26, 4)
+
+
+def test_a_failure_that_somebody_hears_takes_it() -> None:
+    """Its event is numbered under it."""
+    cb, lock = steady(**RULES["rate"])
+    recorder = EventRecorder(CallFailed)
+    cb.attach(recorder)
+    outcome(cb, False)
+    lock.taken = 0
+    outcome(cb, True)
+    assert lock.taken > 0
+    assert [event.error for event in recorder.of(CallFailed)] == ["no route"]
+
+
+def test_a_failure_that_cannot_be_spared_takes_it() -> None:
+    """The tripper is asked, in time."""
+    cb, lock = steady(tripper=MinRequests(10) & FailureRate(0.5))
+    taken = 0
+    while cb.state == "closed":
+        lock.taken = 0
+        outcome(cb, True)
+        taken = lock.taken
+    assert taken > 0
+    assert cb.info().metrics.failure_rate == pytest.approx(0.5)
+
+
+def test_what_gathered_is_told_of_an_opening() -> None:
+    """Since when it had been failing, and of what at last, is known of failures that took no lock."""
+    clock, recorder = VirtualClock(), EventRecorder(StateChanged)
+    cb = circuit(clock, tripper=FailureStreak(4), window=CountWindow(10), listeners=[recorder])
+    outcome(cb, False)
+    outcome(cb, False)
+    lock = Watched(cb._core.lock)
+    cb._core.lock = lock  # type: ignore[assignment]
+    clock.advance(0.25)
+    failing_since = clock.time()
+    outcome(cb, True, "the first")
+    clock.advance(0.25)
+    outcome(cb, True, "the second")
+    assert lock.taken == 0
+    info = cb.info()
+    assert (info.metrics.failure_count, info.metrics.total_duration) == (2, 0.0)
+    outcome(cb, True, "the third")
+    outcome(cb, True, "the fourth")
+    (change,) = recorder.of(StateChanged)
+    assert change.failing_since == failing_since
+    assert change.last_error is not None
+    assert change.last_error.text == "the fourth"
+    assert change.metrics.failure_count == 4
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 20),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 8), st.booleans()), max_size=30),
+)
+@example(3, 5, [(True, 1, False), (False, 1, False), (True, 5, False)])
+def test_a_streak_is_counted_however_much_gathers(size: int, limit: int, runs: list[tuple[bool, int, bool]]) -> None:
+    """It opens at the very failure, also where the window is shorter than the streak, and whoever looks meanwhile."""
+    cb = circuit(tripper=FailureStreak(limit), window=CountWindow(size))
+    calls: list[bool] = []
+    streak = 0
+    for failed, number, looks in runs:
+        for _ in range(number):
+            outcome(cb, failed)
+            calls.append(failed)
+            streak = streak + 1 if failed else 0
+            assert cb.state == ("open" if streak == limit else "closed")
+            if streak == limit:
+                return
+        if looks:
+            metrics = cb.info().metrics
+            assert (metrics.total_count, metrics.failure_count) == (min(len(calls), size), sum(calls[-size:]))
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+def test_no_more_gathers_than_the_window_holds(size: int) -> None:
+    """However long nobody looks, and however many calls there are."""
+    clock = VirtualClock()
+    cb = circuit(clock, tripper=FailureStreak(10**6), window=CountWindow(size))
+    for _ in range(3 * size + 10):
+        outcome(cb, False)
+    lane = cb._core.lane
+    assert lane is not None
+    assert len(lane.durations) == size
+    assert cb.info().metrics.total_count == size
+
+
+@pytest.mark.parametrize("window", [CountWindow(100_000), TimeWindow(60)], ids=["count", "time"])
+@pytest.mark.parametrize(("calls", "seconds"), [(1, 0.1), (100, 0.01)], ids=["calm", "busy"])
+def test_where_each_call_counts_they_gather_for_a_moment(window: Window, calls: int, seconds: float) -> None:
+    """100 ms where few calls come, 10 ms where many do; then the next call records them all."""
+    clock = VirtualClock()
+    cb = circuit(clock, tripper=FailureStreak(10**6), window=window)
+    outcome(cb, False)
+    for _ in range(2):
+        for _ in range(calls):
+            outcome(cb, False)
+        clock.advance(0.1)  # the end of a lane of either kind
+        outcome(cb, False)
+    lock = Watched(cb._core.lock)
+    cb._core.lock = lock  # type: ignore[assignment]
+    clock.advance(0.9 * seconds)
+    outcome(cb, False)
+    assert lock.taken == 0
+    clock.advance(0.2 * seconds)
+    outcome(cb, False)
+    assert lock.taken > 0
+    assert cb._core.lane is not None
+    assert not cb._core.lane.durations
+
+
+def test_an_interrupted_failure_is_counted_once_or_not_at_all() -> None:
+    """Wherever a signal handler raises on its way; and the circuit goes on."""
+    step = 0
+    for step in count():
+        cb, _ = steady(**RULES["rate"])
+        if not interrupted(lambda cb=cb: outcome(cb, True), step):  # type: ignore[misc]
+            break
+        for failed in (False, True):
+            outcome(cb, failed)
+        metrics = cb.info().metrics
+        assert (metrics.total_count, metrics.failure_count) in ((23, 2), (24, 3))
+    assert step > 3
+
+
+def test_a_failure_within_a_failure_is_counted() -> None:
+    """A signal handler that calls the breaker anywhere on a failure's way: both are in the window."""
+    step = 0
+    for step in count():
+        cb, _ = steady(**RULES["rate"])
+
+        def handler(cb: CircuitBreaker = cb) -> None:
+            outcome(cb, True)
+
+        if not interrupted(lambda cb=cb: outcome(cb, True), step, handler):  # type: ignore[misc]
+            break
+        metrics = cb.info().metrics
+        assert (metrics.total_count, metrics.failure_count) == (23, 3)
+    assert step > 3
+
+
+def test_threads_that_fail_trip_at_the_rate() -> None:
+    """No failure too many is spared, by however many threads: at the opening the rate is just reached."""
+    for _ in range(5):
+        recorder = EventRecorder(StateChanged)
+        cb = circuit(tripper=MinRequests(50) & FailureRate(0.5), window=CountWindow(100), listeners=[recorder])
+        for _ in range(200):
+            outcome(cb, False)
+
+        def fail(cb: CircuitBreaker = cb) -> None:
+            for _ in range(50):
+                if cb.state == "closed":
+                    try:
+                        cb.call(_raise)
+                    except Exception:
+                        pass
+
+        together(*[fail] * 4)
+        (change,) = recorder.of(StateChanged)
+        assert (change.metrics.total_count, change.metrics.failure_count) == (100, 50)
+
+
+def _raise() -> None:
+    raise ConnectionError("no route")
