@@ -23,8 +23,9 @@ from fluxgate import (
     SlowRate,
     TimeWindow,
 )
+from fluxgate._gathered import Gathered, failure_of
 from fluxgate.testing import VirtualClock
-from fluxgate.windows import CountRecord, Failure, Record, Window, failure_of
+from fluxgate.windows import CountRecord, Record, Window
 from tests.faces import STATES_ONLY, Make, both
 from tests.running import Interrupt, interrupted
 
@@ -63,7 +64,7 @@ def gathered(record: Record, now: float, wall: float, what: list[tuple[float, bo
         else:
             together.append(duration)
         calls.append(Done(now, wall + number / 1000, duration, failed))
-    record.add_gathered(now, together, [call for call in together if isinstance(call, Failure)])
+    record.add_gathered(now, Gathered(together))
 
 
 # -- CountWindow ----------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def test_a_failure_that_took_no_time_is_a_failure(failed: bool) -> None:
     assert record.metric(0.0).failure_count == failed
     record.rejudge(1e-9, (1e-9,))
     compare(record, [Done(0.0, 7.0, 0.0, failed)], 0.0, 1e-9, (1e-9,))
-    record.add_gathered(0.0, [0.0, 0.0], ())
+    record.add_gathered(0.0, Gathered([0.0, 0.0]))
     assert record.metric(0.0).failure_count == 0
 
 
@@ -156,7 +157,7 @@ def test_failures_that_left_a_count_window_leave_nothing() -> None:
         record.add(0.0, number, 0.1, True)
     assert record.failing_since(0.0) == 990.0
     assert len(record._failed_at._times) < 25
-    record.add_gathered(0.0, [0.1] * 10, ())
+    record.add_gathered(0.0, Gathered([0.1] * 10))
     assert record.failing_since(0.0) is None
     assert record.metric(0.0).failure_count == 0
 
@@ -371,7 +372,7 @@ def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raise
 
         def run(record: CountRecord = record) -> None:
             if work == "many":
-                record.add_gathered(0, [0.125, 0.125, 0.125], ())
+                record.add_gathered(0, Gathered([0.125, 0.125, 0.125]))
             else:
                 record.add(0, 9, 0.125, failed=work == "failure")
 
@@ -384,7 +385,7 @@ def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raise
         assert metric.total_duration == pytest.approx(sum(map(abs, held)))
         assert (record.failing_since(0) is None) <= (metric.failure_count == 0 or raises)
         assert held.count(-0.25) == (not raises)
-        record.add_gathered(0, [0.0] * 3, ())
+        record.add_gathered(0, Gathered([0.0] * 3))
         record.add(0, 9, 0.0, failed=False)
         assert record.metric(0).failure_count == 0
     assert step > 1

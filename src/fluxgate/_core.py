@@ -12,7 +12,7 @@ the GIL the look at the lane and the append are one step, so no call is lost or 
 closes the lane first, and folds what has gathered in it into the window.
 
 What gathers is bounded: where the last calls suffice no more are kept, and the lane takes outcomes for a second; else
-for 10 ms, or for 100 ms where few come. Without the GIL every outcome takes the lock.
+for 2 ms, or for 100 ms where few come. Without the GIL every outcome takes the lock.
 """
 
 import math
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ._claims import Direct
 from ._clock import Clock
 from ._functions import WrongColour
+from ._gathered import failure_of
 from ._news import Cause, Fault, FaultOfTheCalls
 from ._record import Record
 from ._routes import Around, AtOnce
@@ -45,7 +46,6 @@ from .events import (
 )
 from .metric import Metric, Verdict
 from .state import FORCED_OPEN, OPEN, State
-from .windows import failure_of
 
 if TYPE_CHECKING:
     from ._registry import Reference
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from ._subscription import Subscription
     from .bus import Bus
 
-_LANE_TIME = 0.01  # seconds
+_TOLD_LANE_TIME = 0.01  # seconds
+_LANE_TIME = 0.002
 _CALM_LANE_TIME = 0.1  # where few calls come
 _BOUNDED_LANE_TIME = 1.0  # where only the last calls gather
 _FEW = 64
@@ -100,7 +101,7 @@ class Core(Teller):
         """The lane, while outcomes may gather in it. Those who surround calls close `lane`, and leave this open."""
         self.gate: tuple[float, State, Verdict | None, Opening | None] | None = None
         """While refusals need no lock: until when (monotonic), the state, why the circuit opened, and on what."""
-        self.with_blocks: list[tuple[int, Stamp, float]] | None = None  # made with the first
+        self.with_blocks: Any = None  # the blocks that are open: see `_face`
         self._stretch: Lane | None = None  # the lane of this generation, open or not
         self._unheard = 0  # calls that began surrounded, with nobody to hear of it
         self.breaker: Reference | None = None
@@ -356,7 +357,7 @@ class Core(Teller):
 
     def _lane_time(self, lane: Lane) -> float:
         if lane.heard:
-            return _LANE_TIME  # its events' times are told by the wall clock of when it was opened
+            return _TOLD_LANE_TIME  # its events' times are told by the wall clock of when it was opened
         if lane.durations.maxlen is not None:
             return _BOUNDED_LANE_TIME
         return _CALM_LANE_TIME if lane.calm else _LANE_TIME

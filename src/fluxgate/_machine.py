@@ -23,9 +23,10 @@ is recorded.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
+from ._gathered import Gathered
 from ._news import Cause, Change, Fault, Hit
 from ._rules import Rules
 from ._stamps import NEVER, Stamp
@@ -33,7 +34,6 @@ from ._text import in_words, name_of, seconds_in_words
 from .events import LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
-from .windows import Failure
 from .windows import Record as WindowRecord
 
 _EVERY = frozenset(State)
@@ -222,17 +222,12 @@ class Machine:
 
     def take(self, calls: Collection[float]) -> None:
         """Record what has gathered while `is_steady` held, and decides nothing: plain successes, failures to spare."""
-        failures: Sequence[Failure] = ()
-        if min(calls) < 0:
-            # a success's is negative where a clock was set back under us
-            calls = [call if isinstance(call, Failure) else max(call, 0.0) for call in calls]
-            failures = [call for call in calls if isinstance(call, Failure)]
-        calls = list(calls)
-        self.record.add_gathered(self._steady_from, calls, failures)
-        if failures:
-            self._last_error = failures[-1].cause
-        last = next((index for index, call in enumerate(reversed(calls)) if call >= 0), None)  # success, from the end
-        self._streak = self._streak + len(calls) if last is None else last
+        gathered = Gathered(calls)
+        self.record.add_gathered(self._steady_from, gathered)
+        if gathered.failures:
+            self._last_error = gathered.failures[-1].cause
+        failed_since = gathered.failed_since()
+        self._streak = self._streak + len(calls) if failed_since is None else failed_since
 
     # -- decisions ------------------------------------------------------------------------------------------------
 

@@ -8,45 +8,18 @@ keeps sums in at most 100 slices, whatever the traffic.
 import math
 from array import array
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import final
 
 from . import _check
+from ._gathered import FAILED_AT_ONCE, Gathered, duration_of, negative
 from .metric import Metric, make_metric
 
-_FAILED_AT_ONCE = -5e-324
-"""How a failure that took no time is held: the negative number nearest to zero."""
 _SLICES = 100
 _GATHERING = 1_000
 # For all records that hold nothing, or count by no threshold: neither is written to.
 _EMPTY = array("d")
 _NO_COUNTS: list[int] = []
-
-
-class Failure(float):
-    """A failed call among those that have gathered: its duration, negative."""
-
-    __slots__ = ("at", "cause", "duration")
-
-    duration: float
-    at: float
-    """Unix time in seconds."""
-    cause: tuple[type[object], str]
-    """The error's type and text."""
-
-
-def failure_of(duration: float, at: float, cause: tuple[type[object], str]) -> Failure:
-    """A failed call that took so long, in seconds."""
-    failure = Failure(-duration or _FAILED_AT_ONCE)
-    failure.duration = duration
-    failure.at = at
-    failure.cause = cause
-    return failure
-
-
-def _duration(calls: Sequence[float], failures: Sequence[Failure]) -> float:
-    """How long they took together."""
-    return sum(calls) + sum([failure.duration - failure for failure in failures])
 
 
 class Window:
@@ -129,8 +102,8 @@ class Record:
         """Record one call that ended at `now` (monotonic) and `wall` (Unix time)."""
         raise NotImplementedError
 
-    def add_gathered(self, now: float, calls: Sequence[float], failures: Sequence[Failure]) -> None:
-        """Record calls that are slow by no threshold, in the order in which they ended; some of them are `failures`."""
+    def add_gathered(self, now: float, gathered: Gathered) -> None:
+        """Record those calls."""
         raise NotImplementedError
 
     def metric(self, now: float) -> Metric:
@@ -207,7 +180,7 @@ class CountRecord(Record):
         held = duration
         if failed:
             self._note_failure(wall)
-            held = -duration or _FAILED_AT_ONCE
+            held = -duration or FAILED_AT_ONCE
         if self._durations is _EMPTY:
             fresh = array("d")
             self._durations = self._durations or fresh  # as above: making it may have recorded another call
@@ -238,26 +211,27 @@ class CountRecord(Record):
         elif old < 0 or old >= self._floor:
             self._forget(old)
 
-    def add_gathered(self, now: float, calls: Sequence[float], failures: Sequence[Failure]) -> None:
-        if len(calls) >= self._size:  # nothing older stays
+    def add_gathered(self, now: float, gathered: Gathered) -> None:
+        held, failures = gathered.held, gathered.failures
+        start = 0
+        if len(held) >= self._size:  # nothing older stays
             self._clear()
             self.rejudge(self.slow_threshold, self.thresholds)
-            calls = calls[-self._size :]
-        start = 0
-        while start < len(calls):
+            start = len(held) - self._size
+            failures = failures[negative(held[:start]) :]
+        while start < len(held):
             head = self._head
-            fresh = calls[start : start + self._size - head]
-            failed = [call for call in fresh if isinstance(call, Failure)] if failures else []
-            chunk = array("d", fresh)
+            chunk = held[start : start + self._size - head]
+            failed = failures[: negative(chunk)] if failures else failures
             end = head + len(chunk)
-            lap = _duration(fresh, failed)
+            lap = duration_of(chunk, failed) if len(chunk) < len(held) else gathered.duration
             old = self._durations[head:end]
             noted: list[float] = []
             if self._failures or self._slow or any(self._counts):
                 floor = self._floor
-                noted = [held for held in old if not 0 <= held < floor]
-            more = len(failed) - sum(held < 0 for held in noted)
-            gone = sum(old) - 2 * sum(held for held in noted if held < 0)
+                noted = [each for each in old if not 0 <= each < floor]
+            more = len(failed) - negative(noted)
+            gone = sum(old) - 2 * sum(each for each in noted if each < 0)
             if self._head != head:
                 continue  # another call was recorded meanwhile
             # From here on no call,
@@ -274,10 +248,11 @@ class CountRecord(Record):
                 self._old_lap, self._lap = self._lap, 0.0
             # up to here.
             start += len(chunk)
+            failures = failures[len(failed) :]
             for failure in failed:
                 self._note_failure(failure.at)
-            for held in noted:
-                self._forget(held)
+            for each in noted:
+                self._forget(each)
 
     def _note_failure(self, wall: float) -> None:
         failed_at = self._failed_at
@@ -388,11 +363,12 @@ class TimeRecord(Record):
             if duration >= threshold:
                 here.counts[index] += 1
 
-    def add_gathered(self, now: float, calls: Sequence[float], failures: Sequence[Failure]) -> None:
+    def add_gathered(self, now: float, gathered: Gathered) -> None:
         here = self._slice(now)
-        self._total += len(calls)
-        here.total += len(calls)
-        here.duration += _duration(calls, failures)
+        number, failures = len(gathered.held), gathered.failures
+        self._total += number
+        here.total += number
+        here.duration += gathered.duration
         if failures:
             if not here.failures:
                 here.first_failure = failures[0].at
