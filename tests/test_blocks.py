@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from itertools import count, permutations
 from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, CallNotPermittedError, FailureStreak, TypeOf
+from fluxgate import AsyncCircuitBreaker, CallNotPermittedError, CountWindow, FailureStreak, TypeOf, _face
+from fluxgate._core import Core
 from fluxgate.events import CallCancelled, CallEnded, CallFailed, CallIgnored, CallStarted, CallSucceeded
 from tests.faces import ASYNC, SYNC, Circuit, Make, both, finish
-from tests.running import PATIENCE, together
+from tests.running import PATIENCE, interrupted, restless, together
 
 
 async def block(circuit: Circuit, seconds: float = 0.0, error: BaseException | None = None) -> Any:
@@ -410,3 +413,237 @@ def test_a_block_can_be_a_probe(make: Make) -> None:
     circuit.clock.advance(60)
     finish(block(circuit))
     assert circuit.state == "closed"
+
+
+@pytest.fixture(params=[True, False], ids=["gil", "no gil"])
+def gil(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether blocks go without the lock, as far as this interpreter lets them."""
+    monkeypatch.setattr(_face, "_GIL", request.param and _face._GIL)
+    return _face._GIL
+
+
+def holding(circuit: Circuit) -> Iterator[None]:
+    """A generator that is in a block for as long as it waits."""
+    with circuit.breaker:
+        yield
+
+
+def held(circuit: Circuit, seconds: float = 0.0) -> Iterator[None]:
+    """One that has entered its block, so many seconds ago."""
+    generator = holding(circuit)
+    next(generator)
+    circuit.clock.advance(seconds)
+    return generator
+
+
+def durations(circuit: Circuit) -> list[float]:
+    return [duration for _, duration in outcomes(circuit)]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_blocks_are_left_in_any_order(gil: bool, order: tuple[int, ...]) -> None:
+    """Each has its own time, and so has one that comes when some of them have been left."""
+    circuit = SYNC()
+    first = [held(circuit, seconds) for seconds in (1, 2, 4)]
+    second = []
+    for index in order:
+        next(first[index], None)
+        second.append(held(circuit, 8))
+    assert durations(circuit) == [(7, 6, 4)[index] + 8 * place for place, index in enumerate(order)]
+    for generator in second:
+        next(generator, None)
+    assert durations(circuit)[3:] == [24, 16, 8]
+    assert not circuit.breaker._core.with_blocks
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_a_block_that_is_nested_deeply_keeps_its_times(gil: bool, others: int) -> None:
+    """Among others that were entered before, the last to be entered is the first to be left."""
+    circuit = SYNC()
+    waiting = [held(circuit) for _ in range(others)]
+    with circuit.breaker:
+        circuit.clock.advance(1)
+        with circuit.breaker:
+            circuit.clock.advance(2)
+            late = held(circuit, 8)
+            with circuit.breaker:
+                circuit.clock.advance(4)
+        with circuit.breaker:
+            next(late, None)
+    assert durations(circuit) == [4, 14, 12, 0, 15]
+    for generator in waiting:
+        next(generator, None)
+    assert durations(circuit)[5:] == [15] * others
+    assert not circuit.breaker._core.with_blocks
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_a_block_that_is_left_from_elsewhere_is_the_last_one(gil: bool, others: int) -> None:
+    """An exit stack that hands over what it has entered, and calls by hand, in whatever frames."""
+    circuit = SYNC()
+    waiting = [held(circuit, 1) for _ in range(others)]
+    with ExitStack() as stack:
+        stack.enter_context(circuit.breaker)
+        later = stack.pop_all()
+    circuit.clock.advance(2)
+    assert durations(circuit) == []
+    later.close()
+    circuit.breaker.__enter__()
+    circuit.clock.advance(4)
+    together(lambda: circuit.breaker.__exit__(None, None, None))
+    assert durations(circuit) == [2, 4]
+    for generator in waiting:
+        next(generator, None)
+    assert durations(circuit)[2:] == [others - index + 6 for index in range(others)]
+    assert not circuit.breaker._core.with_blocks
+
+
+class Owners:
+    """Notes who began each call, and whether another than he has settled it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._local = threading.local()
+        self._began: dict[Any, object] = {}
+        self.mixed_up = 0
+        admit, returned = Core.admit, Core.returned
+
+        def admitted(core: Core, nested: bool = True) -> Any:
+            stamp = admit(core, nested)
+            self._began[stamp] = self._local.who
+            return stamp
+
+        def settled(core: Core, stamp: Any, *details: Any) -> None:
+            self.mixed_up += self._began.pop(stamp) != self._local.who
+            returned(core, stamp, *details)
+
+        monkeypatch.setattr(Core, "admit", admitted)
+        monkeypatch.setattr(Core, "returned", settled)
+
+    @contextmanager
+    def acting(self, who: object) -> Iterator[None]:
+        before = getattr(self._local, "who", None)
+        self._local.who = who
+        yield
+        self._local.who = before
+
+    @property
+    def unsettled(self) -> int:
+        return len(self._began)
+
+
+def test_threads_that_overlap_keep_to_themselves(gil: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, nested or among others, as it comes: each thread settles the calls that it began."""
+    circuit, owners = SYNC(), Owners(monkeypatch)
+
+    def work() -> None:
+        with owners.acting(threading.get_ident()):
+            for number in range(300):
+                with circuit.breaker:
+                    if number % 3 == 0:
+                        with circuit.breaker:
+                            pass
+                    elif number % 3 == 1:
+                        list(holding(circuit))
+
+    with restless():
+        together(*[work] * 4)
+    assert (owners.mixed_up, owners.unsettled) == (0, 0)
+    assert not circuit.breaker._core.with_blocks
+
+
+def test_threads_lose_no_block_in_the_fast_lane(gil: bool) -> None:
+    """Where nobody hears of calls, as many are counted."""
+    circuit = SYNC(hears=(), clock=time, window=CountWindow(10_000))
+
+    def work() -> None:
+        for _ in range(1_000):
+            with circuit.breaker:
+                pass
+
+    with restless():
+        together(*[work] * 4)
+    assert circuit.metrics.total_count == 4_000
+    assert not circuit.breaker._core.with_blocks
+
+
+def whatever(owners: Owners, circuit: Circuit, waiting: list[Iterator[None]]) -> dict[str, Callable[[], object]]:
+    """What a signal handler or a finalizer may do with blocks of the breaker."""
+
+    def enters_and_leaves() -> None:
+        with owners.acting("handler"), circuit.breaker, circuit.breaker:
+            pass
+
+    def leaves() -> None:
+        with owners.acting("waiting"):
+            next(waiting.pop(), None)
+
+    def enters() -> None:
+        with owners.acting("waiting"):
+            waiting.append(held(circuit))
+
+    def swaps() -> None:
+        leaves()
+        enters()
+
+    return {each.__name__: each for each in (enters_and_leaves, leaves, enters, swaps)}
+
+
+@pytest.mark.parametrize("do", ["enters_and_leaves", "leaves", "enters", "swaps"])
+@pytest.mark.parametrize("others", [1, 2])
+@pytest.mark.parametrize("nested", [False, True])
+def test_blocks_may_come_and_go_at_any_step_of_another(
+    gil: bool, nested: bool, others: int, do: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signal handlers and finalizers use the breaker while it enters and leaves: nobody takes the call of another."""
+    for step in count():
+        circuit, owners = SYNC(), Owners(monkeypatch)
+        waiting: list[Iterator[None]] = []
+
+        def work(circuit: Circuit = circuit, owners: Owners = owners) -> None:
+            with owners.acting("work"), circuit.breaker:
+                if nested:
+                    with circuit.breaker:
+                        pass
+
+        handlers = whatever(owners, circuit, waiting)
+        for _ in range(others):
+            handlers["enters"]()
+        came = interrupted(work, step, handlers[do])
+        while waiting:
+            handlers["leaves"]()
+        assert (owners.mixed_up, owners.unsettled) == (0, 0)
+        assert not circuit.breaker._core.with_blocks
+        monkeypatch.undo()
+        if not came:
+            assert step > 10
+            break
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_interrupt_at_any_step_leaves_the_next_block_as_it_should_be(gil: bool, others: int) -> None:
+    """Whichever block it hits, those that are open then and come later have their own times."""
+    for step in count():
+        circuit = SYNC()
+        waiting = [held(circuit, 1) for _ in range(others)]
+
+        def work(circuit: Circuit = circuit) -> None:
+            with suppress(KeyboardInterrupt), circuit.breaker:
+                pass
+
+        came = interrupted(work, step, stop)
+        with circuit.breaker:
+            circuit.clock.advance(2)
+            with circuit.breaker:
+                circuit.clock.advance(4)
+        for generator in waiting:
+            next(generator, None)
+        told = durations(circuit)
+        assert told.count(0) <= 1
+        assert [duration for duration in told if duration] == [4, 6, *[7] * others]
+        if not came:
+            assert told.count(0) == 1
+            break

@@ -8,13 +8,6 @@ from ._core import NO_VALUE, Core
 from ._stamps import Stamp
 
 
-def settle(core: Core, stamp: Stamp, started: float, error: BaseException | None) -> None:
-    if error is None:
-        core.returned(stamp, started, core.clock.monotonic(), NO_VALUE)
-    else:
-        core.raised(stamp, started, error)
-
-
 class _Acquired:
     """An admitted call, to be settled once; whoever comes later changes nothing."""
 

@@ -1,12 +1,14 @@
 """What both breakers have: their construction, and everything that does not wait."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from types import FrameType, TracebackType
+from typing import Any, Literal, Self, cast
 
 from . import _check
 from ._clock import Clock, as_clock
-from ._core import NO_VALUE, CircuitBreakerInfo, Core
+from ._core import _GIL, NO_VALUE, CircuitBreakerInfo, Core  # pyright: ignore[reportPrivateUsage]
 from ._functions import kind_of
 from ._limits import limits_of
 from ._rules import DEFAULT_RULES, amend, given
@@ -22,13 +24,10 @@ from .state import State
 from .trackers import TrackerLike
 from .windows import Window
 
-
-def _frame() -> int:
-    """The frame that runs the ``with`` statement: the caller of the breaker's method that called ours."""
-    frame = sys._getframe(3)  # pyright: ignore[reportPrivateUsage]
-    if frame.f_globals.get("__name__") == "contextlib":  # an exit stack enters and leaves on behalf of another frame
-        return id(frame.f_locals.get("self", frame))
-    return id(frame)
+_getframe = sys._getframe  # pyright: ignore[reportPrivateUsage]
+_STACKS = contextlib.__dict__
+"""The globals of the frames in which an exit stack enters and leaves on behalf of another frame."""
+_DEEPER = 1 << 64  # more than any id
 
 
 class Face:
@@ -39,6 +38,8 @@ class Face:
     _asynchronous: bool
     _protects: frozenset[str]
     _other: str
+    _depth: int
+    """How many frames above `_enter_block` and `_leave_block` the ``with`` statement is."""
 
     def __init__(
         self,
@@ -164,28 +165,94 @@ class Face:
     def _fallback(self, fallback: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
         raise NotImplementedError
 
-    def _enter_block(self, stamp: Stamp) -> None:
-        # A block is left from the frame that entered it, in whatever thread or context that frame goes on: the frame
-        # tells concurrent blocks of one breaker apart. (Frames are numbered by id, since holding one holds its locals.)
-        core = self._core
-        blocks = core.with_blocks
-        if blocks is None:
-            blocks = []
-            with core.lock:  # several threads may be the first, and a signal handler as well
-                blocks = core.with_blocks = blocks if core.with_blocks is None else core.with_blocks
-        blocks.append((_frame(), stamp, core.clock.monotonic()))
+    # A block is left from the frame that entered it, in whatever thread or context that frame goes on: the frame tells
+    # concurrent blocks of one breaker apart. (Frames are numbered by id, since holding one holds its locals.) A block
+    # that is alone stands in `with_blocks` itself, as ``(frame, stamp, started)``, and whose it is need not be asked.
+    # Those that overlap are kept by frame, ``(blocks, None, 0.0)``, until the last of them has been left. Under the GIL
+    # a look at what stands there and a change of it, without a call in between, are one step. Without it that takes the
+    # lock.
 
-    def _leave_block(self) -> tuple[Stamp, float]:
-        core = self._core
-        frame = _frame()
-        with core.lock:
-            blocks = core.with_blocks or []
-            index = len(blocks) - 1
-            while index >= 0 and blocks[index][0] != frame:
-                index -= 1
-            # left from elsewhere (an exit stack's pop_all, a hand-written call): then it is the last one
-            _, stamp, started = blocks.pop(index)
-        return stamp, started
+    def _enter_block(self, _stamp: Stamp | None = None) -> Self:
+        """Protect a block: ``with cb: ...``. Its exception, if any, is its outcome.
+
+        Raises:
+            CallNotPermittedError: The circuit refused; the block does not run.
+        """
+        core: Any = self._core
+        stamp = _stamp or core.lane or self._admit(nested=True)
+        frame = _getframe(self._depth)
+        block = (_stack(frame) if frame.f_globals is _STACKS else id(frame), stamp, core.clock.monotonic())
+        if not _GIL:
+            with core.lock:
+                _join(core, block)
+        elif core.with_blocks is None:
+            core.with_blocks = block
+        else:
+            _join(core, block)
+        return self
+
+    def _leave_block(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        core: Any = self._core
+        _, stamp, started = core.with_blocks
+        if stamp is not None:
+            core.with_blocks = None
+        elif _GIL:
+            _, stamp, started = _part(core, _getframe(self._depth))
+        else:
+            with core.lock:
+                _, stamp, started = _part(core, _getframe(self._depth))
+        if error is None:
+            core.returned(stamp, started, core.clock.monotonic(), NO_VALUE)
+        else:
+            core.raised(stamp, started, error)
+        if core.outbox and not self._asynchronous:
+            core.deliver()
+        return False
+
+    def _admit(self, *, nested: bool) -> Any:
+        raise NotImplementedError
+
+
+def _stack(frame: FrameType) -> int:
+    """The exit stack that enters or leaves on behalf of another frame."""
+    return id(frame.f_locals.get("self", frame))
+
+
+def _join(core: Any, block: tuple[int, Stamp, float]) -> None:
+    """Put a block among the others."""
+    place = block[0]
+    held = core.with_blocks
+    if held is not None and held[1] is None and place not in held[0]:
+        held[0][place] = block
+        return
+    shared: Any = ({}, None, 0.0)
+    if held is not None:
+        taken = held[0] if held[1] is None else (held[0],)
+        while place in taken:  # the frame is in a block already
+            place += _DEEPER
+    held = core.with_blocks  # once more: a block that is alone may have been left, or another entered, meanwhile
+    if held is None or held[1] is not None:
+        if held is not None:
+            shared[0][held[0]] = held
+        held = shared
+    held[0][place] = block
+    core.with_blocks = held
+
+
+def _part(core: Any, frame: FrameType) -> tuple[int, Stamp, float]:
+    """Take the block that the frame has entered last from among the others."""
+    place = _stack(frame) if frame.f_globals is _STACKS else id(frame)
+    held = core.with_blocks
+    blocks = held[0]
+    while place + _DEEPER in blocks:
+        place += _DEEPER
+    # left from elsewhere (an exit stack's pop_all, a hand-written call): then it is the last one
+    block: tuple[int, Stamp, float] = blocks.pop(place, None) or blocks.popitem()[1]
+    if not blocks and core.with_blocks is held:
+        core.with_blocks = None
+    return block
 
 
 def fallback_of(by_keyword: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from . import _check
-from ._acquired import AsyncCall, Call, settle
+from ._acquired import AsyncCall, Call
 from ._core import NO_VALUE
 from ._face import Face, fallback_of
 from ._functions import kind_of, refuse_coroutine
@@ -63,6 +63,7 @@ class CircuitBreaker(Face):
     __slots__ = ()
 
     _asynchronous = False
+    _depth = 1
     _protects = frozenset(("function", "generator function"))
     _other = "AsyncCircuitBreaker"
 
@@ -146,22 +147,15 @@ class CircuitBreaker(Face):
         """
         return Call(self._core, self._admit(nested=False))
 
-    def __enter__(self) -> Self:
-        """Protect a block: ``with cb: ...``. Its exception, if any, is its outcome.
+    if TYPE_CHECKING:
 
-        Raises:
-            CallNotPermittedError: The circuit refused; the block does not run.
-        """
-        self._enter_block(self._core.lane or self._admit(nested=True))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        settle(self._core, *self._leave_block(), error)
-        if self._core.outbox:
-            self._core.deliver()
-        return False
+        def __enter__(self) -> Self: ...
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> Literal[False]: ...
+    else:
+        __enter__ = Face._enter_block
+        __exit__ = Face._leave_block
 
     def _admit(self, *, nested: bool) -> Stamp:
         core = self._core
@@ -229,6 +223,7 @@ class AsyncCircuitBreaker(Face):
     __slots__ = ()
 
     _asynchronous = True
+    _depth = 2
     _protects = frozenset(("coroutine function", "async generator function"))
     _other = "CircuitBreaker"
 
@@ -337,13 +332,12 @@ class AsyncCircuitBreaker(Face):
         Raises:
             CallNotPermittedError: The circuit refused; the block does not run.
         """
-        self._enter_block(self._core.lane or await self._admit(nested=True))
-        return self
+        return self._enter_block(self._core.lane or await self._admit(nested=True))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
-        settle(self._core, *self._leave_block(), error)
+        self._leave_block(kind, error, trace)
         if self._core.outbox:
             await self._core.deliver_async()
         return False
