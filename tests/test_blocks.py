@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, CallNotPermittedError, CountWindow, FailureStreak, TypeOf, _face
+from fluxgate import AsyncCircuitBreaker, CallNotPermittedError, CountWindow, FailureStreak, TypeOf, _core
 from fluxgate._core import Core
 from fluxgate.events import CallCancelled, CallEnded, CallFailed, CallIgnored, CallStarted, CallSucceeded
-from tests.faces import ASYNC, SYNC, Circuit, Make, both, finish
+from tests.faces import ASYNC, STATES_ONLY, SYNC, Circuit, Make, both, finish
 from tests.running import PATIENCE, interrupted, restless, together
 
 
@@ -418,8 +418,9 @@ def test_a_block_can_be_a_probe(make: Make) -> None:
 @pytest.fixture(params=[True, False], ids=["gil", "no gil"])
 def gil(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether blocks go without the lock, as far as this interpreter lets them."""
-    monkeypatch.setattr(_face, "_GIL", request.param and _face._GIL)
-    return _face._GIL
+    gil = bool(request.param and _core._GIL)
+    monkeypatch.setattr("fluxgate._face._GIL", gil)
+    return gil
 
 
 def holding(circuit: Circuit) -> Iterator[None]:
@@ -553,7 +554,7 @@ def test_threads_that_overlap_keep_to_themselves(gil: bool, monkeypatch: pytest.
 
 def test_threads_lose_no_block_in_the_fast_lane(gil: bool) -> None:
     """Where nobody hears of calls, as many are counted."""
-    circuit = SYNC(hears=(), clock=time, window=CountWindow(10_000))
+    circuit = SYNC(hears=STATES_ONLY, clock=time, window=CountWindow(10_000))
 
     def work() -> None:
         for _ in range(1_000):
@@ -619,10 +620,35 @@ def test_blocks_may_come_and_go_at_any_step_of_another(
             break
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_block_may_be_collected_as_another_is_entered(gil: bool, others: int) -> None:
+    """The collector may come with anything that is made, and leave a block that was alone."""
+    thresholds = gc.get_threshold()
+    for number in range(1, 100):
+        circuit = SYNC(hears=STATES_ONLY)
+        waiting = [held(circuit) for _ in range(others)]
+        gc.collect()  # which also drops the dicts and tuples that would be had without the collector
+        forgotten: list[Any] = [held(circuit)]
+        forgotten.append(forgotten)
+        del forgotten
+        gc.set_threshold(number)
+        try:
+            with circuit.breaker:
+                pass
+        finally:
+            gc.set_threshold(*thresholds)
+        gc.collect()
+        for generator in waiting:
+            next(generator, None)
+        assert circuit.metrics.total_count == 1 + others
+        assert not circuit.breaker._core.with_blocks
+
+
 def stop() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it meets a finalizer
 @pytest.mark.parametrize("others", [0, 1])
 def test_an_interrupt_at_any_step_leaves_the_next_block_as_it_should_be(gil: bool, others: int) -> None:
     """Whichever block it hits, those that are open then and come later have their own times."""
