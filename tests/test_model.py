@@ -844,7 +844,8 @@ def test_a_circuit_lives_as_its_rules_say(
     colour: str, listened: type[events.Event], gil: bool, surrounded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever happens to a circuit, it tells, decides and counts what a plain reading of the rules gives."""
-    monkeypatch.setattr(_core, "_GIL", gil and _core._GIL)
+    for module in ("_core", "_face"):
+        monkeypatch.setattr(f"fluxgate.{module}._GIL", gil and _core._GIL)
     with ThreadPoolExecutor(MOST_IN_FLIGHT + 1) as threads:
         monkeypatch.setattr(Threaded, "threads", threads, raising=False)
         life = type(
