@@ -38,8 +38,6 @@ class Face:
     _asynchronous: bool
     _protects: frozenset[str]
     _other: str
-    _depth: int
-    """How many frames above `_enter_block` and `_leave_block` the ``with`` statement is."""
 
     def __init__(
         self,
@@ -170,9 +168,9 @@ class Face:
     # that is alone stands in `with_blocks` itself, as ``(frame, stamp, started)``, and whose it is need not be asked.
     # Those that overlap are kept by frame, ``(blocks, None, 0.0)``, until the last of them has been left. Under the GIL
     # a look at what stands there and a change of it, without a call in between, are one step. Without it that takes the
-    # lock.
+    # lock. (`_depth`: how many frames up the ``with`` statement is.)
 
-    def _enter_block(self, _stamp: Stamp | None = None) -> Self:
+    def _enter_block(self, _stamp: Stamp | None = None, _depth: int = 1) -> Self:
         """Protect a block: ``with cb: ...``. Its exception, if any, is its outcome.
 
         Raises:
@@ -180,7 +178,7 @@ class Face:
         """
         core: Any = self._core
         stamp = _stamp or core.lane or self._admit(nested=True)
-        frame = _getframe(self._depth)
+        frame = _getframe(_depth)
         block = (_stack(frame) if frame.f_globals is _STACKS else id(frame), stamp, core.clock.monotonic())
         if not _GIL:
             with core.lock:
@@ -192,17 +190,21 @@ class Face:
         return self
 
     def _leave_block(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        _depth: int = 1,
     ) -> Literal[False]:
         core: Any = self._core
         _, stamp, started = core.with_blocks
         if stamp is not None:
             core.with_blocks = None
         elif _GIL:
-            _, stamp, started = _part(core, _getframe(self._depth))
+            _, stamp, started = _part(core, _getframe(_depth))
         else:
             with core.lock:
-                _, stamp, started = _part(core, _getframe(self._depth))
+                _, stamp, started = _part(core, _getframe(_depth))
         if error is None:
             core.returned(stamp, started, core.clock.monotonic(), NO_VALUE)
         else:

@@ -63,7 +63,6 @@ class CircuitBreaker(Face):
     __slots__ = ()
 
     _asynchronous = False
-    _depth = 1
     _protects = frozenset(("function", "generator function"))
     _other = "AsyncCircuitBreaker"
 
@@ -223,7 +222,6 @@ class AsyncCircuitBreaker(Face):
     __slots__ = ()
 
     _asynchronous = True
-    _depth = 2
     _protects = frozenset(("coroutine function", "async generator function"))
     _other = "CircuitBreaker"
 
@@ -332,12 +330,12 @@ class AsyncCircuitBreaker(Face):
         Raises:
             CallNotPermittedError: The circuit refused; the block does not run.
         """
-        return self._enter_block(self._core.lane or await self._admit(nested=True))
+        return self._enter_block(self._core.lane or await self._admit(nested=True), 2)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
-        self._leave_block(kind, error, trace)
+        self._leave_block(kind, error, trace, 2)
         if self._core.outbox:
             await self._core.deliver_async()
         return False
