@@ -1,4 +1,4 @@
-"""Calls that have gathered, to be recorded together; and how a window holds a call: its duration, a failure's negative."""
+"""Calls that have gathered, to be recorded together; a window holds durations, of failures as negative numbers."""
 
 import sys
 from array import array
@@ -60,6 +60,6 @@ def duration_of(held: Collection[float], failures: Collection[Failure]) -> float
     return sum(held) + sum([failure.duration - failure for failure in failures])
 
 
-def _negative(numbers: Collection[float]) -> int:
+def negative(numbers: Collection[float]) -> int:
     """How many of them are failures."""
     return sum([number < 0 for number in numbers])
