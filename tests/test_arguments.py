@@ -39,6 +39,7 @@ from fluxgate import (
     TimeWindow,
     TypeOf,
 )
+from fluxgate._gathered import Gathered
 from fluxgate.events import CircuitCreated, Event, ListenerFailed, StateChanged
 from fluxgate.permits import All as EveryCall
 from fluxgate.testing import EventRecorder, VirtualClock
@@ -368,7 +369,7 @@ def test_a_window_is_one_of_ours() -> None:
     base = type(record).__mro__[1]
     calls: dict[str, tuple[Any, ...]] = {
         "add": (0, 0, 0, False),
-        "add_plain": (0, []),
+        "add_gathered": (0, Gathered([0.1])),
         "metric": (0,),
         "total": (0,),
         "failing_since": (0,),
