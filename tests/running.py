@@ -105,6 +105,20 @@ def interrupted(work: Callable[[], object], step: int, handler: Callable[[], obj
     return left < 0
 
 
+class Watched:
+    """A lock that counts how often it is taken."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.taken = lock, 0
+
+    def __enter__(self) -> None:
+        self.taken += 1
+        self.lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+
 def script(source: str, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own; it must end with 0 in time."""
     command = [sys.executable, "-c", source, *arguments]

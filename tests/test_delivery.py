@@ -71,8 +71,7 @@ def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> No
     loop.close()
     for closed_early in (False, True):
         first, second = Claim(), Claim()
-        assert core._take(first)
-        step = core._advance(first)
+        step = core.advance(first, core._take(first))
         assert step is not None
         step[0].given += 1  # as the task does when it begins
         next(guard := core._guard(first))
@@ -81,7 +80,7 @@ def test_a_delivery_that_was_taken_over_leaves_the_rest_to_its_successor() -> No
         if closed_early:
             guard.close()
         else:
-            assert core._advance(first, step[0]) is None
+            assert core.advance(first, step[0]) is None
         assert core.claim is second
         core.claim = None
     assert len(core.outbox) == 1  # the second round gave the second letter, and let the first one go

@@ -1,4 +1,4 @@
-"""Plain successes that are told straight from the frame of the call: nothing of what holds elsewhere may be lost."""
+"""Plain successes and refusals that are told at once, without the lock: nothing of what holds elsewhere may be lost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from itertools import count
 from threading import Barrier, Event, get_ident
@@ -13,12 +14,32 @@ from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, FailureStreak, Subscription, TimeWindow, _core, flush
+from fluxgate import (
+    AsyncCircuitBreaker,
+    Bus,
+    CallNotPermittedError,
+    CircuitBreaker,
+    Cooldown,
+    FailureStreak,
+    Subscription,
+    TimeWindow,
+    _core,
+    flush,
+)
 from fluxgate._claims import Direct
-from fluxgate.events import CallEnded, CallStarted, CallSucceeded, EventsDropped, ListenerFailed, StateChanged
+from fluxgate.events import (
+    CallEnded,
+    CallRejected,
+    CallStarted,
+    CallSucceeded,
+    EventsDropped,
+    ListenerFailed,
+    StateChanged,
+)
+from fluxgate.permits import All as EveryCall
 from fluxgate.testing import EventRecorder, VirtualClock
 from tests.faces import Make, both
-from tests.running import PATIENCE, Interrupt, Running, arrives, interrupted, restless, together
+from tests.running import PATIENCE, Interrupt, Running, Watched, arrives, interrupted, restless, together
 
 pytestmark = pytest.mark.skipif(not _core._GIL, reason="without the GIL each call takes the lock")
 
@@ -632,3 +653,193 @@ def test_the_news_of_a_loss_that_is_lost_itself_is_told_again() -> None:
     cb.attach(told.append, EventsDropped)
     cb.call(abs, 1)
     assert len(heard) + sum(each.count for each in told if "flood" in each.listener) == 36_001
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+
+
+class Refusals:
+    """A listener of refusals and changes that does something at each refusal."""
+
+    events = (CallRejected, StateChanged, ListenerFailed)
+
+    def __init__(self, do: Callable[[Any], object] = lambda event: None) -> None:
+        self.do = do
+        self.heard: list[Any] = []
+
+    def __call__(self, event: Any) -> None:
+        self.heard.append(event)
+        if isinstance(event, CallRejected):
+            self.do(event)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [event.sequence for event in self.heard]
+
+
+def refuse(cb: Any) -> None:
+    with pytest.raises(CallNotPermittedError):
+        cb.call(abs, -1)
+
+
+def refusing(*listeners: Any, state: str = "open") -> tuple[Any, VirtualClock]:
+    """An open circuit of which these listeners are told at once, and its clock."""
+    clock = VirtualClock()
+    cb = CircuitBreaker("payments", bus=Bus(), clock=clock, tripper=FailureStreak(1), retry=Cooldown(60))
+    for listener in listeners:
+        cb.attach(listener)
+    if state == "open":
+        with pytest.raises(TypeError):
+            cb.call(abs, "x")  # type: ignore[arg-type]
+    else:
+        cb.force_open()
+    refuse(cb)  # with the lock
+    return cb, clock
+
+
+@pytest.mark.parametrize(("state", "retry_after"), [("open", 59.5), ("forced_open", None)])
+def test_a_refusal_is_told_at_once(state: str, retry_after: float | None) -> None:
+    """The event is that of the ordinary path, and so is the error."""
+    refusals = Refusals()
+    cb, clock = refusing(refusals, state=state)
+    clock.advance(0.5)
+    lock = Watched(cb._core.lock)
+    cb._core.lock = lock
+    with pytest.raises(CallNotPermittedError) as caught:
+        cb.call(abs, -1)
+    assert lock.taken == 1  # to see that nothing has come meanwhile
+    event = refusals.heard[-1]
+    assert (event.circuit_name, event.timestamp, event.state) == ("payments", clock.time(), state)
+    assert (event.retry_after, event.reason) == (retry_after, state)
+    error = caught.value
+    assert (error.circuit_name, error.state, error.retry_after) == ("payments", state, retry_after)
+    assert error.verdict is not None
+    assert error.opening is not None
+    assert refusals.numbers == [1, 2, 3]
+    with pytest.raises(AttributeError):
+        event.reason = "changed"
+
+
+def test_a_refusal_is_told_as_ever_where_nobody_can_be_called_at_once() -> None:
+    """In the background it is queued, in its turn."""
+    refusals, waiting = Refusals(), Refusals()
+    cb, _ = refusing(refusals)
+    with cb.attach(waiting, CallRejected, delivery="background"):
+        refuse(cb)
+        assert cb._core.heard_gate is None
+        refuse(cb)
+        assert flush()
+    assert refusals.numbers == [1, 2, 3, 4]
+    assert waiting.numbers == [3, 4]
+
+
+def test_the_gate_ends_with_the_wait_and_with_a_control() -> None:
+    """Then the next call is asked for anew."""
+    refusals = Refusals()
+    cb, clock = refusing(refusals)
+    clock.advance(60)
+    cb.configure(permit=EveryCall())
+    assert cb.call(abs, -1) == 1
+    cb.force_open()
+    refuse(cb)
+    cb.reset()
+    assert cb.call(abs, -1) == 1
+    kinds = [type(event).__name__ for event in refusals.heard]
+    rejected = "CallRejected"
+    assert kinds == ["StateChanged", rejected, *["StateChanged"] * 3, rejected, "StateChanged"]
+    assert refusals.numbers == list(range(1, 8))
+
+
+def test_a_listener_of_refusals_that_fails_hides_no_other() -> None:
+    """Its failure is told after, and the caller gets the refusal."""
+
+    def fail(event: Any) -> None:
+        raise ValueError("broken")
+
+    first, second = Refusals(fail), Refusals()
+    cb, _ = refusing(first, second)
+    refuse(cb)
+    assert first.numbers == second.numbers == list(range(1, 6))
+    assert isinstance(second.heard[-1], ListenerFailed)
+
+
+def test_a_listener_of_refusals_may_call_the_breaker() -> None:
+    """What that tells comes after, one at a time; so does what it moves."""
+    within: list[int] = []
+
+    def again(event: Any) -> None:
+        within.append(event.sequence)
+        if event.sequence == 3:
+            refuse(cb)
+            cb.reset()
+            assert within[-1] == 3
+
+    first, second = Refusals(again), Refusals()
+    cb, _ = refusing(first, second)
+    refuse(cb)
+    assert first.numbers == second.numbers == [1, 2, 3, 4, 5]
+    assert cb.state == "closed"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["raises", "is refused as well"])
+def test_a_signal_while_a_refusal_is_told(again: bool) -> None:
+    """Wherever it comes, what was numbered is told once and in order; whom it keeps from listening misses one event."""
+    step = 0
+    for step in count():
+        first, second = Refusals(), Refusals()
+        cb, _ = refusing(first, second)
+
+        def handler(cb: Any = cb) -> None:
+            if again:
+                refuse(cb)
+            else:
+                raise Interrupt
+
+        def work(cb: Any = cb) -> None:
+            with suppress(CallNotPermittedError):
+                cb.call(abs, -1)
+
+        if not interrupted(work, step, handler):
+            break
+        refuse(cb)
+        assert cb._core.claim is None
+        last = max(first.numbers[-1], second.numbers[-1])
+        missed = {number for each in (first, second) for number in range(1, last + 1) if number not in each.numbers}
+        assert missed <= (set() if again else {3})
+        assert {*first.numbers, *second.numbers} == set(range(1, last + 1))
+        for each in (first, second):
+            assert each.numbers == sorted(set(each.numbers))
+        assert last == 5 if again else last in (3, 4, 5)
+    assert step > 10
+
+
+def test_threads_that_are_refused_are_told_of_in_order() -> None:
+    """One at a time, each once."""
+    refusals = Refusals()
+    cb, _ = refusing(refusals)
+
+    def calls() -> None:
+        for _ in range(200):
+            with suppress(CallNotPermittedError):
+                cb.call(abs, -1)
+
+    with restless():
+        together(*[calls] * 4)
+    assert refusals.numbers == list(range(1, 803))
+
+
+def test_the_program_may_be_ended_by_a_listener_of_refusals() -> None:
+    """`SystemExit` goes on when all have been told."""
+
+    def end(event: Any) -> None:
+        raise SystemExit
+
+    first, second = Refusals(), Refusals()
+    cb, _ = refusing(first, second)
+    first.do = end
+    with pytest.raises(SystemExit):
+        cb.call(abs, -1)
+    assert first.numbers == second.numbers == [1, 2, 3]
+    first.do = lambda event: None
+    refuse(cb)
+    assert second.numbers == [1, 2, 3, 4]

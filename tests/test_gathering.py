@@ -22,23 +22,9 @@ from fluxgate import (
 from fluxgate.events import CallFailed, StateChanged
 from fluxgate.testing import EventRecorder, VirtualClock
 from fluxgate.windows import Window
-from tests.running import interrupted, together
+from tests.running import Watched, interrupted, together
 
 pytestmark = pytest.mark.skipif(not _core._GIL, reason="without the GIL each outcome takes the lock")
-
-
-class Watched:
-    """A lock that counts how often it is taken."""
-
-    def __init__(self, lock: Any) -> None:
-        self.lock, self.taken = lock, 0
-
-    def __enter__(self) -> None:
-        self.taken += 1
-        self.lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self.lock.release()
 
 
 def circuit(clock: VirtualClock | None = None, **rules: Any) -> CircuitBreaker:

@@ -11,7 +11,7 @@
 
 from . import events, permits, retries, trackers, trippers, windows
 from ._acquired import AsyncCall, Call
-from ._core import CircuitBreakerInfo
+from ._info import CircuitBreakerInfo
 from ._subscription import Subscription
 from ._text import redact
 from .breaker import AsyncCircuitBreaker, CircuitBreaker

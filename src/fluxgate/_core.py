@@ -21,16 +21,16 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from ._claims import Direct
+from ._claims import Claim, Direct
 from ._clock import Clock
 from ._functions import WrongColour
 from ._gathered import failure_of
+from ._info import CircuitBreakerInfo
 from ._news import Cause, Fault, FaultOfTheCalls
-from ._record import Record
-from ._routes import Around, AtOnce
+from ._routes import Around, at_once
 from ._rules import Changes, Rules, amend
 from ._stamps import NEVER, Lane, Leave, Stamp
-from ._teller import Teller
+from ._teller import Letter, Teller
 from ._text import clean, error_text, in_words, name_of, type_name
 from .errors import CallNotPermittedError
 from .events import (
@@ -44,7 +44,7 @@ from .events import (
     Opening,
     Reconfigured,
 )
-from .metric import Metric, Verdict
+from .metric import Verdict
 from .state import FORCED_OPEN, OPEN, State
 
 if TYPE_CHECKING:
@@ -69,29 +69,10 @@ NO_VALUE = _NoValue.NO_VALUE
 """A success without a value that `Returned` could judge: a ``with`` block's."""
 
 
-class CircuitBreakerInfo(Record):
-    """A circuit at one moment."""
-
-    __slots__ = ("name", "state", "changed_at", "reopens", "metrics", "retry_after", "probes")
-
-    name: str
-    state: State
-    changed_at: float
-    """Unix time of the last change of state."""
-    reopens: int
-    """Failed recoveries since the circuit was last closed."""
-    metrics: Metric
-    """The window's sums; while the circuit is open, those that opened it."""
-    retry_after: float | None
-    """Seconds until a call may pass; ``None`` where no wait is running or only a person can end it."""
-    probes: int
-    """Probes in flight."""
-
-
 class Core(Teller):
     """One circuit, whichever breaker it belongs to."""
 
-    __slots__ = ("__weakref__", "_stretch", "_unheard", "breaker", "gate", "lane", "open", "with_blocks")
+    __slots__ = ("__weakref__", "_stretch", "_unheard", "breaker", "gate", "heard_gate", "lane", "open", "with_blocks")
 
     def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
@@ -101,6 +82,8 @@ class Core(Teller):
         """The lane, while outcomes may gather in it. Those who surround calls close `lane`, and leave this open."""
         self.gate: tuple[float, State, Verdict | None, Opening | None] | None = None
         """While refusals need no lock: until when (monotonic), the state, why the circuit opened, and on what."""
+        self.heard_gate: tuple[float, State, Verdict | None, Opening | None, tuple[Subscription, ...]] | None = None
+        """The same while those who hear of them can be told at once, and who they are."""
         self.with_blocks: Any = None  # the blocks that are open: see `_face`
         self._stretch: Lane | None = None  # the lane of this generation, open or not
         self._unheard = 0  # calls that began surrounded, with nobody to hear of it
@@ -121,6 +104,9 @@ class Core(Teller):
         lane = self.open
         if lane is not None:
             return self._enter(lane, self._number(), nested)
+        refusal = self._refuse()
+        if refusal is not None:
+            return refusal
         machine = self.machine
         now, wall = self.clock.monotonic(), self.clock.time()
         refused: Event | None = None
@@ -147,6 +133,38 @@ class Core(Teller):
         elif surrounding:
             return self._enter(answer, answer.call_id, nested)
         return answer
+
+    def _refuse(self) -> CallNotPermittedError | None:
+        """A refusal of which those who hear it are told at once; ``None`` where it takes the lock."""
+        gate = self.heard_gate
+        if gate is None:
+            return None
+        until, state, verdict, opening, receivers = gate
+        left = until - self.clock.monotonic()
+        retry_after = left if left < math.inf else None
+        draft = self.draft(CallRejected, self.clock.time())
+        draft.state = state
+        draft.retry_after = retry_after
+        draft.reason = "open" if state is OPEN else "forced_open"
+        refusal = CallNotPermittedError(self.name, state, retry_after, verdict, opening)
+        claim, letter = Claim(), Letter(draft, receivers)
+        self.open_outbox()
+        # From here on no call, so that nobody comes in between.
+        if left <= 0.0 or self.heard_gate is not gate or self.claim is not None:
+            return None
+        self.claim = claim
+        self.sequence = draft.sequence = self.sequence + 1
+        draft.__class__ = CallRejected
+        outbox: Any = self.outbox
+        try:
+            outbox.append(letter)
+            # up to here.
+            self.tell_here(draft)
+            self.advance(claim, letter)
+        except BaseException:
+            self.let_go(claim)
+            raise
+        return refusal
 
     def _enter(self, stamp: Stamp, number: int | None, nested: bool) -> Stamp:
         """Let those who surround calls enter this one. In the lane it gets a stamp of its own only if somebody does."""
@@ -310,8 +328,8 @@ class Core(Teller):
     # -- the fast lane --------------------------------------------------------------------------------------------
 
     def _fold(self) -> None:
-        """Close the lane, so that nothing slips in before the decision, and take what has gathered in it."""
-        self.lane = self.open = None
+        """Close the lane and the gate, so that nothing slips in before the decision, and take what has gathered."""
+        self.lane = self.open = self.heard_gate = None
         stretch = self._stretch
         if stretch is None:
             return
@@ -338,19 +356,25 @@ class Core(Teller):
             return
         self.gate = self.lane = self.open = None
         if machine.state is OPEN or machine.state is FORCED_OPEN:
+            until = machine.open_until if machine.state is OPEN else math.inf
+            gate = (until, machine.state, machine.verdict, self.opening)
+            told = at_once(self.routes, CallRejected)
             if CallRejected not in self.routes:
-                until = machine.open_until if machine.state is OPEN else math.inf
-                self.gate = (until, machine.state, machine.verdict, self.opening)
+                self.gate = gate
+            elif told and _GIL:
+                self.heard_gate = (*gate, told)
         elif machine.admits_all and CallStarted not in self.routes and (_GIL or Around not in self.routes):
             if lane is None or lane.generation != machine.generation:
                 lane = self._stretch = Lane(machine.generation, machine.rules.window.gathering)
+                lane.heard = CallSucceeded in self.routes
+                told = at_once(self.routes, CallSucceeded)
+                lane.claim = Direct(told, self) if told else None
             lane.open_until = NEVER
             if _GIL and machine.is_steady(now, machine.generation):
                 lane.below = machine.rules.plain_below
-                lane.heard = CallSucceeded in self.routes
                 lane.open_until = min(machine.steady_until, now + self._lane_time(lane))
-                if AtOnce in self.routes:
-                    self._prepare_telling(lane, self.routes[AtOnce], wall - now)
+                if lane.claim is not None:
+                    lane.claim.wall = wall - now
                 self._reopen(lane)
             elif Around not in self.routes:
                 self.lane = lane  # calls may begin without the lock, though none can end so
@@ -367,11 +391,6 @@ class Core(Teller):
         lane.open()
         if Around not in self.routes:
             self.lane = lane
-
-    def _prepare_telling(self, lane: Lane, receivers: "tuple[Subscription, ...]", wall: float) -> None:
-        if lane.claim is None or lane.claim.receivers is not receivers:
-            lane.claim = Direct(receivers, self)
-        lane.claim.wall = wall
 
     # -- looking and steering -------------------------------------------------------------------------------------
 

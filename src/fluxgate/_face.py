@@ -8,8 +8,9 @@ from typing import Any, Literal, Self, cast
 
 from . import _check
 from ._clock import Clock, as_clock
-from ._core import _GIL, NO_VALUE, CircuitBreakerInfo, Core  # pyright: ignore[reportPrivateUsage]
+from ._core import _GIL, NO_VALUE, Core  # pyright: ignore[reportPrivateUsage]
 from ._functions import kind_of
+from ._info import CircuitBreakerInfo
 from ._limits import limits_of
 from ._rules import DEFAULT_RULES, amend, given
 from ._stamps import Stamp

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import _check
-from .events import EVENT_TYPES, CallEnded, CallStarted, CallSucceeded, Event, StateChanged, concrete
+from .events import EVENT_TYPES, CallEnded, CallStarted, Event, StateChanged, concrete
 
 if TYPE_CHECKING:
     from ._subscription import Subscription
@@ -30,19 +30,18 @@ class Around:
     """In a circuit's routes, the key of those that surround calls."""
 
 
-class AtOnce:
-    """The key of those that hear of successes, where every one of them can be called at once."""
-
-
 def table_of(subscriptions: "tuple[Subscription, ...]", among: tuple[type[Event], ...] = EVENT_TYPES) -> Routes:
     """The routes of a circuit that these subscriptions observe."""
     kinds = {kind for subscription in subscriptions for kind in subscription.kinds if kind in among}
     table: Routes = {kind: _one_each(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds}
-    told = table.get(CallSucceeded, ())
-    if told and all(each.is_direct for each in told):
-        table[AtOnce] = told
     surrounding = _one_each(sub for sub in subscriptions if sub.outlet.around is not None and sub.kinds & _OF_CALLS)
     return {**table, Around: surrounding} if surrounding and among is EVENT_TYPES else table
+
+
+def at_once(routes: Routes, kind: type[Event]) -> "tuple[Subscription, ...]":
+    """Who hears of such events, where every one of them can be called at once; else nobody."""
+    told = routes.get(kind, ())
+    return told if all(each.is_direct for each in told) else ()
 
 
 def _one_each(subscriptions: "Iterable[Subscription]") -> "tuple[Subscription, ...]":

@@ -81,7 +81,7 @@ class Teller:
         self.opening: Opening | None = None
         self.routes: Routes = {}
         self.own: tuple[Subscription, ...] = ()
-        self.outbox: deque[_Letter] | tuple[()] = ()
+        self.outbox: deque[Letter] | tuple[()] = ()
         """What is still to be told; true where `deliver` has something to do."""
         self.claim: Claim | None = None
         """Who delivers; ``None`` only while nothing waits either, so that one look tells both."""
@@ -103,18 +103,14 @@ class Teller:
 
     def push(self, item: Any, kind: type[Event] | None = None, *, first: bool = False) -> None:
         """Queue what is to be told; an event becomes its `kind`, and numbers the call of which it tells `first`."""
-        if isinstance(self.outbox, tuple):
-            fresh: deque[_Letter] = deque()
-            made: Any = self.outbox  # looked at again: making one may have run a finalizer that has something to tell
-            outbox: deque[_Letter] = made or fresh
-            self.outbox = outbox
-        if len(self.outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
+        outbox = self.open_outbox()
+        if len(outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
             if isinstance(item, Fault):  # those that wait already say what fails: this one is only counted
                 untold = self._untold = self._untold or {}
                 untold[item.role] = untold.get(item.role, 0) + 1
                 return
-            self._drop_oldest(self.outbox)
-        letter = _Letter(item, self.routes.get(kind, ()) if kind else ())
+            self._drop_oldest(outbox)
+        letter = Letter(item, self.routes.get(kind, ()) if kind else ())
         if kind is not None:
             # With no call before the append, no signal handler comes in between, to raise or to call this breaker.
             self.sequence += 1
@@ -124,9 +120,17 @@ class Teller:
             item.__class__ = kind
         if self.claim is None:
             self.claim = WAITING
-        self.outbox.append(letter)
+        outbox.append(letter)
 
-    def _drop_oldest(self, outbox: "deque[_Letter]") -> None:
+    def open_outbox(self) -> "deque[Letter]":
+        outbox: Any = self.outbox
+        if isinstance(outbox, tuple):
+            fresh = deque[Letter]()
+            outbox = self.outbox or fresh  # looked at again: making it may have run a finalizer that tells something
+            self.outbox = outbox
+        return outbox  # type: ignore[no-any-return]
+
+    def _drop_oldest(self, outbox: "deque[Letter]") -> None:
         """Whoever delivers is stuck: the oldest event goes, but not the one at hand, nor what is no event."""
         for index, letter in enumerate(outbox):
             if index and isinstance(letter.item, Event):
@@ -233,13 +237,14 @@ class Teller:
         if self.outbox:
             claim = Claim()
             try:
-                step = self._advance(claim) if self._take(claim) else None
+                letter = self._take(claim)
+                step = self.advance(claim, letter) if letter is not None else None
                 if step is not None:
                     claim.loop = running_loop()
                     next(guard := self._guard(claim))
                     return self._drive(claim, step, guard)
             except BaseException:  # also what a signal handler raises, between whichever steps
-                self._let_go(claim)
+                self.let_go(claim)
                 raise
         return None
 
@@ -262,10 +267,11 @@ class Teller:
                 return
             claim = Claim()
             try:
-                if self._take(claim):
-                    self._advance(claim)
+                letter = self._take(claim)
+                if letter is not None:
+                    self.advance(claim, letter)
             finally:
-                self._let_go(claim)
+                self.let_go(claim)
 
     def _home(self) -> Any:
         """The loop in which this circuit's listeners were last awaited, if it still runs."""
@@ -286,23 +292,23 @@ class Teller:
         claim = self.claim
         return claim is not None and not claim.is_mine
 
-    def _take(self, claim: Claim) -> bool:
+    def _take(self, claim: Claim) -> "Letter | None":
+        """Take over the delivery, and the first letter; ``None``: another delivers, or nothing is left."""
         # Peeked at without the lock: whoever holds the claim looks into the outbox once more before giving it up.
         held = self.claim
         if held is not None and not held.is_void:
-            return False
+            return None
         with self.lock:
             if self.claim is None or self.claim.is_void:
                 self.claim = claim
-            return self.claim is claim
+            return self._next(claim, None)
 
-    def _advance(self, claim: Claim, letter: "_Letter | None" = None) -> "tuple[_Letter, Subscription] | None":
-        """Deliver up to the next listener that must be awaited, and give that out with its letter; ``None``: all told.
+    def advance(self, claim: Claim, letter: "Letter | None") -> "tuple[Letter, Subscription] | None":
+        """Deliver from that letter on, up to the next listener that must be awaited; that is given out with its letter.
 
-        A letter leaves the outbox when all have had it, so that one who takes over from an interrupted delivery goes
-        on with the next listener.
+        ``None``: all told. A letter leaves the outbox when all have had it, so that one who takes over from an
+        interrupted delivery goes on with the next listener.
         """
-        letter = letter or self._next(claim, None)
         while letter is not None:
             if self._dropped:
                 self._tell_losses()
@@ -343,13 +349,13 @@ class Teller:
             with self.lock:
                 # a listener may have forked, and this be the child: the parent tells the others
                 if self.claim is claim and given < len(claim.receivers):
-                    letter = _Letter(event, claim.receivers)
+                    letter = Letter(event, claim.receivers)
                     letter.given = given
                     self.outbox = deque((letter, *self.outbox))
                 self.claim = WAITING if self.outbox else None
         return interrupted
 
-    def _let_go(self, claim: Claim) -> None:
+    def let_go(self, claim: Claim) -> None:
         """Interrupted, or closed as its event loop ended: the next call takes over."""
         with self.lock:
             if self.claim is claim:
@@ -360,9 +366,9 @@ class Teller:
         try:
             yield
         finally:
-            self._let_go(claim)
+            self.let_go(claim)
 
-    def _next(self, claim: Claim, done: "_Letter | None") -> "_Letter | None":
+    def _next(self, claim: Claim, done: "Letter | None") -> "Letter | None":
         with self.lock:
             if self.claim is not claim:  # taken over
                 return None
@@ -374,7 +380,7 @@ class Teller:
             return None
 
     async def _drive(
-        self, claim: Claim, step: "tuple[_Letter, Subscription] | None", guard: Generator[None, None, None]
+        self, claim: Claim, step: "tuple[Letter, Subscription] | None", guard: Generator[None, None, None]
     ) -> None:
         loop = running_loop()
         self._last_loop = None if loop is None else weakref.ref(loop)
@@ -383,7 +389,7 @@ class Teller:
                 letter, subscription = step
                 letter.given += 1  # only now: a task that never began leaves it to whoever takes over
                 await subscription.take_async(letter.item, letter.context, self)
-                step = self._advance(claim, letter)
+                step = self.advance(claim, letter)
 
     def _report(self, fault: Fault) -> None:
         """A rule of the user's failed."""
@@ -418,7 +424,7 @@ class Teller:
             letter.given = len(letter.receivers)  # also where the thread that forked has come half-way
 
 
-class _Letter:
+class Letter:
     """Something to be told, with those who were listening when it happened."""
 
     __slots__ = ("context", "given", "item", "receivers")
