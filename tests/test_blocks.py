@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, CallNotPermittedError, CountWindow, FailureStreak, TypeOf, _core
+from fluxgate import AsyncCircuitBreaker, CallNotPermittedError, CountWindow, FailureStreak, TypeOf, _gil
 from fluxgate._core import Core
 from fluxgate.events import CallCancelled, CallEnded, CallFailed, CallIgnored, CallStarted, CallSucceeded
 from tests.faces import ASYNC, STATES_ONLY, SYNC, Circuit, Make, both, finish
@@ -418,8 +418,8 @@ def test_a_block_can_be_a_probe(make: Make) -> None:
 @pytest.fixture(params=[True, False], ids=["gil", "no gil"])
 def gil(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether blocks go without the lock, as far as this interpreter lets them."""
-    gil = bool(request.param and _core._GIL)
-    monkeypatch.setattr("fluxgate._face._GIL", gil)
+    gil = bool(request.param and _gil.GIL)
+    monkeypatch.setattr("fluxgate._gil.GIL", gil)
     return gil
 
 

@@ -23,7 +23,7 @@ from fluxgate import (
     FailureStreak,
     Subscription,
     TimeWindow,
-    _core,
+    _gil,
     flush,
 )
 from fluxgate._claims import Direct
@@ -41,7 +41,7 @@ from fluxgate.testing import EventRecorder, VirtualClock
 from tests.faces import Make, both
 from tests.running import PATIENCE, Interrupt, Running, Watched, arrives, interrupted, restless, together
 
-pytestmark = pytest.mark.skipif(not _core._GIL, reason="without the GIL each call takes the lock")
+pytestmark = pytest.mark.skipif(not _gil.GIL, reason="without the GIL each call takes the lock")
 
 
 def told_directly(cb: Any) -> bool:

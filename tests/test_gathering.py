@@ -17,14 +17,14 @@ from fluxgate import (
     FailureStreak,
     MinRequests,
     TimeWindow,
-    _core,
+    _gil,
 )
 from fluxgate.events import CallFailed, StateChanged
 from fluxgate.testing import EventRecorder, VirtualClock
 from fluxgate.windows import Window
 from tests.running import Watched, interrupted, together
 
-pytestmark = pytest.mark.skipif(not _core._GIL, reason="without the GIL each outcome takes the lock")
+pytestmark = pytest.mark.skipif(not _gil.GIL, reason="without the GIL each outcome takes the lock")
 
 
 def circuit(clock: VirtualClock | None = None, **rules: Any) -> CircuitBreaker:

@@ -49,7 +49,7 @@ from fluxgate import (
     Subscription,
     TimeWindow,
     TypeOf,
-    _core,
+    _gil,
     events,
     permits,
     trackers,
@@ -844,8 +844,7 @@ def test_a_circuit_lives_as_its_rules_say(
     colour: str, listened: type[events.Event], gil: bool, surrounded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever happens to a circuit, it tells, decides and counts what a plain reading of the rules gives."""
-    for module in ("_core", "_face"):
-        monkeypatch.setattr(f"fluxgate.{module}._GIL", gil and _core._GIL)
+    monkeypatch.setattr("fluxgate._gil.GIL", gil and _gil.GIL)
     with ThreadPoolExecutor(MOST_IN_FLIGHT + 1) as threads:
         monkeypatch.setattr(Threaded, "threads", threads, raising=False)
         life = type(

@@ -59,7 +59,7 @@ def together(*works: Callable[[], object]) -> None:
 def prepared(way: str, monkeypatch: pytest.MonkeyPatch, **rules: Any) -> dict[str, Any]:
     """The parameters of a breaker whose calls take the fast lane, an event each, or the lock each."""
     if way == "no lane":
-        monkeypatch.setattr("fluxgate._core._GIL", False)
+        monkeypatch.setattr("fluxgate._gil.GIL", False)
     return {"bus": Bus(), "listeners": [EventRecorder(CallSucceeded)] if way == "heard" else [], **rules}
 
 

@@ -2,35 +2,21 @@
 
 Both breakers share it. It decides under the lock and leaves what is to be told in the `outbox`; the breaker delivers
 that after the lock is released (see `_teller`). No code of the user's runs under the lock but the rules, which are pure
-by contract.
-
-The fast lane. Where every call is admitted and nobody surrounds calls or asks for `CallStarted`, a call needs no lock
-to begin: the generation's `Lane` is its stamp. In a steady stretch (see `_machine`) it needs none to end either: a
-plain success is one ``append`` of its duration to the lane, and where somebody listens to successes its event is told
-then and there (see `_claims`). So is a failure, while the tripper has some to spare and nobody listens to them. Under
-the GIL the look at the lane and the append are one step, so no call is lost or counted twice: whoever takes the lock
-closes the lane first, and folds what has gathered in it into the window.
-
-What gathers is bounded: where the last calls suffice no more are kept, and the lane takes outcomes for a second; else
-for 2 ms, or for 100 ms where few come. Without the GIL every outcome takes the lock.
+by contract. What needs no lock is in `_fast`.
 """
 
-import math
-import sys
-from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from ._claims import Claim, Direct
 from ._clock import Clock
+from ._fast import Fast
 from ._functions import WrongColour
 from ._gathered import failure_of
 from ._info import CircuitBreakerInfo
 from ._news import Cause, Fault, FaultOfTheCalls
-from ._routes import Around, at_once
+from ._routes import Around
 from ._rules import Changes, Rules, amend
-from ._stamps import NEVER, Lane, Leave, Stamp
-from ._teller import Letter, Teller
+from ._stamps import Lane, Leave, Stamp
 from ._text import clean, error_text, in_words, name_of, type_name
 from .errors import CallNotPermittedError
 from .events import (
@@ -41,24 +27,14 @@ from .events import (
     CallStarted,
     CallSucceeded,
     Event,
-    Opening,
     Reconfigured,
 )
-from .metric import Verdict
-from .state import FORCED_OPEN, OPEN, State
+from .state import State
 
 if TYPE_CHECKING:
     from ._registry import Reference
     from ._routes import Routes
-    from ._subscription import Subscription
     from .bus import Bus
-
-_TOLD_LANE_TIME = 0.01  # seconds
-_LANE_TIME = 0.002
-_CALM_LANE_TIME = 0.1  # where few calls come
-_BOUNDED_LANE_TIME = 1.0  # where only the last calls gather
-_FEW = 64
-_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class _NoValue(Enum):
@@ -69,23 +45,14 @@ NO_VALUE = _NoValue.NO_VALUE
 """A success without a value that `Returned` could judge: a ``with`` block's."""
 
 
-class Core(Teller):
+class Core(Fast):
     """One circuit, whichever breaker it belongs to."""
 
-    __slots__ = ("__weakref__", "_stretch", "_unheard", "breaker", "gate", "heard_gate", "lane", "open", "with_blocks")
+    __slots__ = ("__weakref__", "_unheard", "breaker", "with_blocks")
 
     def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
-        self.lane: Lane | None = None
-        """The stamp of calls that begin without a word to anybody, while they may."""
-        self.open: Lane | None = None
-        """The lane, while outcomes may gather in it. Those who surround calls close `lane`, and leave this open."""
-        self.gate: tuple[float, State, Verdict | None, Opening | None] | None = None
-        """While refusals need no lock: until when (monotonic), the state, why the circuit opened, and on what."""
-        self.heard_gate: tuple[float, State, Verdict | None, Opening | None, tuple[Subscription, ...]] | None = None
-        """The same while those who hear of them can be told at once, and who they are."""
         self.with_blocks: Any = None  # the blocks that are open: see `_face`
-        self._stretch: Lane | None = None  # the lane of this generation, open or not
         self._unheard = 0  # calls that began surrounded, with nobody to hear of it
         self.breaker: Reference | None = None
         """The breaker, weakly, while the bus has the circuit."""
@@ -104,7 +71,7 @@ class Core(Teller):
         lane = self.open
         if lane is not None:
             return self._enter(lane, self._number(), nested)
-        refusal = self._refuse()
+        refusal = self.refuse()
         if refusal is not None:
             return refusal
         machine = self.machine
@@ -112,7 +79,7 @@ class Core(Teller):
         refused: Event | None = None
         surrounding = False
         with self.lock:
-            self._fold()
+            self.fold()
             answer: Stamp | CallNotPermittedError | str = machine.admit(now, wall)
             self.tell_news(wall)
             if isinstance(answer, Stamp):
@@ -126,45 +93,13 @@ class Core(Teller):
             else:
                 retry_after = machine.retry_after(now)
                 refused = self.publish(CallRejected, wall, retry_after=retry_after, reason=answer)
-                self._arrange(now, wall)
+                self.arrange(now, wall)
                 answer = CallNotPermittedError(self.name, machine.state, retry_after, machine.verdict, self.opening)
         if isinstance(answer, CallNotPermittedError):
             self.tell_here(refused)
         elif surrounding:
             return self._enter(answer, answer.call_id, nested)
         return answer
-
-    def _refuse(self) -> CallNotPermittedError | None:
-        """A refusal of which those who hear it are told at once; ``None`` where it takes the lock."""
-        gate = self.heard_gate
-        if gate is None:
-            return None
-        until, state, verdict, opening, receivers = gate
-        left = until - self.clock.monotonic()
-        retry_after = left if left < math.inf else None
-        draft = self.draft(CallRejected, self.clock.time())
-        draft.state = state
-        draft.retry_after = retry_after
-        draft.reason = "open" if state is OPEN else "forced_open"
-        refusal = CallNotPermittedError(self.name, state, retry_after, verdict, opening)
-        claim, letter = Claim(), Letter(draft, receivers)
-        self.open_outbox()
-        # From here on no call, so that nobody comes in between.
-        if left <= 0.0 or self.heard_gate is not gate or self.claim is not None:
-            return None
-        self.claim = claim
-        self.sequence = draft.sequence = self.sequence + 1
-        draft.__class__ = CallRejected
-        outbox: Any = self.outbox
-        try:
-            outbox.append(letter)
-            # up to here.
-            self.tell_here(draft)
-            self.advance(claim, letter)
-        except BaseException:
-            self.let_go(claim)
-            raise
-        return refusal
 
     def _enter(self, stamp: Stamp, number: int | None, nested: bool) -> Stamp:
         """Let those who surround calls enter this one. In the lane it gets a stamp of its own only if somebody does."""
@@ -261,14 +196,9 @@ class Core(Teller):
         wall = self.clock.time()
         duration = max(now - started, 0.0)
         lane = self.open
-        unheard = CallFailed not in self.routes
-        if lane is not None and stamp is lane and unheard and duration < lane.below and now < lane.open_until:
-            failure = failure_of(duration, wall, error)
-            machine = self.machine
-            if self.open is lane and machine.spare > 0:  # from here on no call, so that nobody comes in between
-                machine.spare -= 1
-                lane.durations.append(failure)
-                return
+        plain = lane is not None and stamp is lane and duration < lane.below and now < lane.open_until
+        if plain and self.gather(failure_of(duration, wall, error), lane):
+            return
         retry = self.machine.rules.retry
         try:
             hint = retry.hint(outcome, wall)
@@ -318,79 +248,12 @@ class Core(Teller):
         return draft
 
     def _begin(self, stamp: Stamp, now: float) -> bool:
-        self._fold()
+        self.fold()
         return self.machine.release(stamp, now)
 
     def _finish(self, now: float, wall: float) -> None:
         self.tell_news(wall)
-        self._arrange(now, wall)
-
-    # -- the fast lane --------------------------------------------------------------------------------------------
-
-    def _fold(self) -> None:
-        """Close the lane and the gate, so that nothing slips in before the decision, and take what has gathered."""
-        self.lane = self.open = self.heard_gate = None
-        stretch = self._stretch
-        if stretch is None:
-            return
-        stretch.close()
-        gathered = stretch.durations
-        if not gathered:
-            return
-        fresh = deque[float](maxlen=gathered.maxlen)
-        # No call in between: what is appended from now on goes to the other, and nobody takes the same twice. (To make
-        # it may have run a finalizer that took what had gathered.)
-        gathered = stretch.durations
-        stretch.durations = fresh
-        if not gathered:
-            return
-        stretch.calm = len(gathered) < _FEW
-        if stretch.generation == self.machine.generation:
-            self.machine.take(gathered)
-
-    def _arrange(self, now: float, wall: float) -> None:
-        """See which of the next calls need the lock, and for what."""
-        machine, lane = self.machine, self._stretch
-        if lane is not None and now < lane.open_until and machine.is_steady(now, lane.generation):
-            self._reopen(lane)  # as it was: nothing has happened but what the stretch allows
-            return
-        self.gate = self.lane = self.open = None
-        if machine.state is OPEN or machine.state is FORCED_OPEN:
-            until = machine.open_until if machine.state is OPEN else math.inf
-            gate = (until, machine.state, machine.verdict, self.opening)
-            told = at_once(self.routes, CallRejected)
-            if CallRejected not in self.routes:
-                self.gate = gate
-            elif told and _GIL:
-                self.heard_gate = (*gate, told)
-        elif machine.admits_all and CallStarted not in self.routes and (_GIL or Around not in self.routes):
-            if lane is None or lane.generation != machine.generation:
-                lane = self._stretch = Lane(machine.generation, machine.rules.window.gathering)
-                lane.heard = CallSucceeded in self.routes
-                told = at_once(self.routes, CallSucceeded)
-                lane.claim = Direct(told, self) if told else None
-            lane.open_until = NEVER
-            if _GIL and machine.is_steady(now, machine.generation):
-                lane.below = machine.rules.plain_below
-                lane.open_until = min(machine.steady_until, now + self._lane_time(lane))
-                if lane.claim is not None:
-                    lane.claim.wall = wall - now
-                self._reopen(lane)
-            elif Around not in self.routes:
-                self.lane = lane  # calls may begin without the lock, though none can end so
-
-    def _lane_time(self, lane: Lane) -> float:
-        if lane.heard:
-            return _TOLD_LANE_TIME  # its events' times are told by the wall clock of when it was opened
-        if lane.durations.maxlen is not None:
-            return _BOUNDED_LANE_TIME
-        return _CALM_LANE_TIME if lane.calm else _LANE_TIME
-
-    def _reopen(self, lane: Lane) -> None:
-        self.open = lane
-        lane.open()
-        if Around not in self.routes:
-            self.lane = lane
+        self.arrange(now, wall)
 
     # -- looking and steering -------------------------------------------------------------------------------------
 
@@ -400,7 +263,7 @@ class Core(Teller):
         draft: Any = CircuitBreakerInfo.drafts()
         draft.name = self.name
         with self.lock:
-            self._fold()
+            self.fold()
             machine = self.machine
             draft.state = machine.state
             draft.changed_at = machine.changed_at
@@ -415,7 +278,7 @@ class Core(Teller):
         """One of the four controls."""
         now, wall = self.clock.monotonic(), self.clock.time()
         with self.lock:
-            self._fold()
+            self.fold()
             self.machine.command(state, now, wall)
             self._finish(now, wall)
 
@@ -427,7 +290,7 @@ class Core(Teller):
         now, wall = self.clock.monotonic(), self.clock.time()
         with self.lock:
             rules = amend(self.machine.rules, stacklevel=4, **parameters)
-            self._fold()
+            self.fold()
             self.machine.configure(rules)
             self.publish(Reconfigured, wall, changed=tuple(parameters), **rules.described())
             self._finish(now, wall)
@@ -437,9 +300,8 @@ class Core(Teller):
     def rewire(self, routes: "Routes") -> None:
         """Other listeners than before; the next call finds out whether it needs the lock."""
         with self.lock:
-            self._fold()
+            self.forget_lane()
             self.routes = routes
-            self.gate = self._stretch = None
 
 
 def _left_by(stamp: Stamp, number: int | None, leaves: list[Leave]) -> Stamp:

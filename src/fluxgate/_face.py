@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self, cast
 
-from . import _check
+from . import _check, _gil
 from ._clock import Clock, as_clock
-from ._core import _GIL, NO_VALUE, Core  # pyright: ignore[reportPrivateUsage]
+from ._core import NO_VALUE, Core
 from ._functions import kind_of
 from ._info import CircuitBreakerInfo
 from ._limits import limits_of
@@ -181,7 +181,7 @@ class Face:
         stamp = _stamp or core.lane or self._admit(nested=True)
         frame = _getframe(_depth)
         block = (_stack(frame) if frame.f_globals is _STACKS else id(frame), stamp, core.clock.monotonic())
-        if not _GIL:
+        if not _gil.GIL:
             with core.lock:
                 _join(core, block)
         elif core.with_blocks is None:
@@ -201,7 +201,7 @@ class Face:
         _, stamp, started = core.with_blocks
         if stamp is not None:
             core.with_blocks = None
-        elif _GIL:
+        elif _gil.GIL:
             _, stamp, started = _part(core, _getframe(_depth))
         else:
             with core.lock:

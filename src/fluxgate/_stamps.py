@@ -9,6 +9,7 @@ from .events import Event
 
 if TYPE_CHECKING:
     from ._claims import Direct
+    from ._subscription import Subscription
 
 Leave = Callable[[Event | None], None]
 """Tells one who surrounds a call of its end, by the event where somebody asks for it."""
@@ -35,7 +36,7 @@ class Stamp:
 class Lane(Stamp):
     """One stamp for all calls of a generation that admits all; plain outcomes may gather in it (see `_core`)."""
 
-    __slots__ = ("calm", "claim", "durations", "heard", "open_until", "until")
+    __slots__ = ("calm", "claim", "durations", "failures_to", "heard", "open_until", "until")
 
     def __init__(self, generation: int, gathering: int | None) -> None:
         super().__init__(generation)
@@ -43,6 +44,8 @@ class Lane(Stamp):
         self.claim: Direct | None = None
         """Under which plain successes are told, where all who hear them can be called at once."""
         self.heard = False
+        self.failures_to: tuple[Subscription, ...] = ()
+        """Who is told of failures, where all who hear them can be called at once."""
         self.calm = True
         self.open_until = NEVER
         """Until when it takes outcomes while it is open (monotonic)."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ._subscription import Subscription
     from .bus import Bus
 
+_NONE_YET: tuple[()] = ()
 _OUTBOX_SIZE = 10_000
 """How much may wait while a listener holds up the delivery, as much as in a background queue."""
 
@@ -81,7 +82,7 @@ class Teller:
         self.opening: Opening | None = None
         self.routes: Routes = {}
         self.own: tuple[Subscription, ...] = ()
-        self.outbox: deque[Letter] | tuple[()] = ()
+        self.outbox: deque[Letter] | tuple[()] = _NONE_YET
         """What is still to be told; true where `deliver` has something to do."""
         self.claim: Claim | None = None
         """Who delivers; ``None`` only while nothing waits either, so that one look tells both."""
@@ -124,10 +125,11 @@ class Teller:
 
     def open_outbox(self) -> "deque[Letter]":
         outbox: Any = self.outbox
-        if isinstance(outbox, tuple):
+        if outbox is _NONE_YET:
             fresh = deque[Letter]()
-            outbox = self.outbox or fresh  # looked at again: making it may have run a finalizer that tells something
-            self.outbox = outbox
+            outbox = self.outbox  # looked at again: another thread, or a finalizer, may have made one meanwhile
+            if outbox is _NONE_YET:
+                self.outbox = outbox = fresh
         return outbox  # type: ignore[no-any-return]
 
     def _drop_oldest(self, outbox: "deque[Letter]") -> None:
@@ -351,14 +353,16 @@ class Teller:
                 if self.claim is claim and given < len(claim.receivers):
                     letter = Letter(event, claim.receivers)
                     letter.given = given
-                    self.outbox = deque((letter, *self.outbox))
+                    self.open_outbox().appendleft(letter)
                 self.claim = WAITING if self.outbox else None
         return interrupted
 
-    def let_go(self, claim: Claim) -> None:
-        """Interrupted, or closed as its event loop ended: the next call takes over."""
+    def let_go(self, claim: Claim, letter: "Letter | None" = None) -> None:
+        """Interrupted, or closed as its event loop ended: the next call takes over, with the letter at hand first."""
         with self.lock:
             if self.claim is claim:
+                if letter is not None and not letter.given and letter not in self.outbox:
+                    self.open_outbox().appendleft(letter)
                 self.claim = WAITING if self.outbox else None
 
     def _guard(self, claim: Claim) -> Generator[None, None, None]:

@@ -1,0 +1,198 @@
+"""Outcomes and refusals that need no lock.
+
+The fast lane. Where every call is admitted and nobody surrounds calls or asks for `CallStarted`, a call needs no lock
+to begin: the generation's `Lane` is its stamp. In a steady stretch (see `_machine`) it needs none to end either: a
+plain success is one ``append`` of its duration to the lane, and where somebody listens to successes its event is told
+then and there (see `_claims`). So is a failure, while the tripper has some to spare and nobody listens to them. Under
+the GIL the look at the lane and the append are one step, so no call is lost or counted twice: whoever takes the lock
+closes the lane first, and folds what has gathered in it into the window.
+
+What gathers is bounded: where the last calls suffice no more are kept, and the lane takes outcomes for a second; else
+for 2 ms, or for 100 ms where few come. Without the GIL every outcome takes the lock.
+
+Refusals need none while the circuit stays open and nobody hears of them. What is heard, refusals and failures to spare,
+is told without it where nobody delivers and nothing waits, and everybody who hears it can be called at once.
+"""
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+from . import _gil
+from ._claims import Claim, Direct
+from ._clock import Clock
+from ._gathered import Failure
+from ._routes import Around, at_once
+from ._rules import Rules
+from ._stamps import NEVER, Lane
+from ._teller import Letter, Teller
+from ._text import name_of
+from .errors import CallNotPermittedError
+from .events import CallFailed, CallRejected, CallStarted, CallSucceeded, Opening
+from .metric import Verdict
+from .state import FORCED_OPEN, OPEN, State
+
+if TYPE_CHECKING:
+    from ._subscription import Subscription
+    from .bus import Bus
+
+_TOLD_LANE_TIME = 0.01  # seconds
+_LANE_TIME = 0.002
+_CALM_LANE_TIME = 0.1  # where few calls come
+_BOUNDED_LANE_TIME = 1.0  # where only the last calls gather
+_FEW = 64
+
+
+class Fast(Teller):
+    """The fast half of a circuit's core."""
+
+    __slots__ = ("_stretch", "gate", "heard_gate", "lane", "open")
+
+    def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
+        super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
+        self.lane: Lane | None = None
+        """The stamp of calls that begin without a word to anybody, while they may."""
+        self.open: Lane | None = None
+        """The lane, while outcomes may gather in it. Those who surround calls close `lane`, and leave this open."""
+        self.gate: tuple[float, State, Verdict | None, Opening | None] | None = None
+        """While refusals need no lock: until when (monotonic), the state, why the circuit opened, and on what."""
+        self.heard_gate: tuple[float, State, Verdict | None, Opening | None, tuple[Subscription, ...]] | None = None
+        """The same while those who hear of them can be told at once, and who they are."""
+        self._stretch: Lane | None = None  # the lane of this generation, open or not
+
+    def fold(self) -> None:
+        """Close the lane and the gate, so that nothing slips in before the decision, and take what has gathered."""
+        self.lane = self.open = self.heard_gate = None
+        stretch = self._stretch
+        if stretch is None:
+            return
+        stretch.close()
+        gathered = stretch.durations
+        if not gathered:
+            return
+        fresh = deque[float](maxlen=gathered.maxlen)
+        # No call in between: what is appended from now on goes to the other, and nobody takes the same twice. (To make
+        # it may have run a finalizer that took what had gathered.)
+        gathered = stretch.durations
+        stretch.durations = fresh
+        if not gathered:
+            return
+        stretch.calm = len(gathered) < _FEW
+        if stretch.generation == self.machine.generation:
+            self.machine.take(gathered)
+
+    def arrange(self, now: float, wall: float) -> None:
+        """See which of the next calls need the lock, and for what."""
+        machine, lane = self.machine, self._stretch
+        if lane is not None and now < lane.open_until and machine.is_steady(now, lane.generation):
+            self._reopen(lane)  # as it was: nothing has happened but what the stretch allows
+            return
+        self.gate = self.lane = self.open = None
+        if machine.state is OPEN or machine.state is FORCED_OPEN:
+            until = machine.open_until if machine.state is OPEN else math.inf
+            gate = (until, machine.state, machine.verdict, self.opening)
+            told = at_once(self.routes, CallRejected)
+            if CallRejected not in self.routes:
+                self.gate = gate
+            elif told and _gil.GIL:
+                self.heard_gate = (*gate, told)
+        elif machine.admits_all and CallStarted not in self.routes and (_gil.GIL or Around not in self.routes):
+            if lane is None or lane.generation != machine.generation:
+                lane = self._stretch = Lane(machine.generation, machine.rules.window.gathering)
+                lane.heard = CallSucceeded in self.routes
+                lane.failures_to = at_once(self.routes, CallFailed)
+                told = at_once(self.routes, CallSucceeded)
+                lane.claim = Direct(told, self) if told else None
+            lane.open_until = NEVER
+            if _gil.GIL and machine.is_steady(now, machine.generation):
+                lane.below = machine.rules.plain_below
+                lane.open_until = min(machine.steady_until, now + self._lane_time(lane))
+                if lane.claim is not None:
+                    lane.claim.wall = wall - now
+                self._reopen(lane)
+            elif Around not in self.routes:
+                self.lane = lane  # calls may begin without the lock, though none can end so
+
+    def _lane_time(self, lane: Lane) -> float:
+        if lane.heard:
+            return _TOLD_LANE_TIME  # its events' times are told by the wall clock of when it was opened
+        if lane.durations.maxlen is not None:
+            return _BOUNDED_LANE_TIME
+        return _CALM_LANE_TIME if lane.calm else _LANE_TIME
+
+    def _reopen(self, lane: Lane) -> None:
+        self.open = lane
+        lane.open()
+        if Around not in self.routes:
+            self.lane = lane
+
+    def forget_lane(self) -> None:
+        """The listeners have changed: the next call finds out who is to be told at once."""
+        self.fold()
+        self.gate = self._stretch = None
+
+    def refuse(self) -> CallNotPermittedError | None:
+        """A refusal of which those who hear it are told at once; ``None`` where it takes the lock."""
+        gate = self.heard_gate
+        if gate is None:
+            return None
+        until, state, verdict, opening, receivers = gate
+        left = until - self.clock.monotonic()
+        retry_after = left if left < math.inf else None
+        draft = self.draft(CallRejected, self.clock.time())
+        draft.state = state
+        draft.retry_after = retry_after
+        draft.reason = "open" if state is OPEN else "forced_open"
+        refusal = CallNotPermittedError(self.name, state, retry_after, verdict, opening)
+        claim, letter = Claim(), Letter(draft, receivers)
+        outbox = self.open_outbox()
+        # From here on no call, so that nobody comes in between.
+        if left <= 0.0 or self.heard_gate is not gate or self.claim is not None:
+            return None
+        self.claim = claim
+        self.sequence = draft.sequence = self.sequence + 1
+        draft.__class__ = CallRejected
+        try:
+            outbox.append(letter)
+            self.tell_here(draft)
+            self.advance(claim, letter)
+        except BaseException:
+            self.let_go(claim, letter)
+            raise
+        return refusal
+
+    def gather(self, failure: Failure, lane: Lane | None) -> bool:
+        """Let a failure gather, and be told at once where somebody hears of it; whether the tripper can spare it."""
+        machine = self.machine
+        if lane is None:
+            return False
+        if CallFailed not in self.routes:
+            if self.open is not lane or machine.spare <= 0:
+                return False
+            # From the look at the lane on no call, so that nobody comes in between.
+            machine.spare -= 1
+            lane.durations.append(failure)
+            return True
+        if not lane.failures_to:
+            return False
+        draft = self.draft(CallFailed, failure.at)
+        draft.duration = failure.duration
+        draft.error_type = name_of(failure.cause[0])
+        draft.error = failure.cause[1]
+        draft.stale = draft.slow = False
+        claim, letter = Claim(), Letter(draft, lane.failures_to)
+        outbox = self.open_outbox()
+        if self.open is not lane or machine.spare <= 0 or self.claim is not None:
+            return False
+        machine.spare -= 1
+        self.claim = claim
+        self.sequence = draft.sequence = draft.call_id = self.sequence + 1
+        draft.__class__ = CallFailed
+        try:
+            lane.durations.append(failure)
+            outbox.appendleft(letter)
+            self.advance(claim, letter)
+        except BaseException:
+            self.let_go(claim, letter)
+            raise
+        return True
