@@ -20,6 +20,7 @@ from fluxgate import (
     CallNotPermittedError,
     CircuitBreaker,
     Cooldown,
+    CountWindow,
     FailureStreak,
     Subscription,
     TimeWindow,
@@ -29,6 +30,7 @@ from fluxgate import (
 from fluxgate._claims import Direct
 from fluxgate.events import (
     CallEnded,
+    CallFailed,
     CallRejected,
     CallStarted,
     CallSucceeded,
@@ -661,7 +663,7 @@ def test_the_news_of_a_loss_that_is_lost_itself_is_told_again() -> None:
 class Refusals:
     """A listener of refusals and changes that does something at each refusal."""
 
-    events = (CallRejected, StateChanged, ListenerFailed)
+    events: tuple[Any, ...] = (CallRejected, StateChanged, ListenerFailed)
 
     def __init__(self, do: Callable[[Any], object] = lambda event: None) -> None:
         self.do = do
@@ -843,3 +845,197 @@ def test_the_program_may_be_ended_by_a_listener_of_refusals() -> None:
     first.do = lambda event: None
     refuse(cb)
     assert second.numbers == [1, 2, 3, 4]
+
+
+# -- failures -------------------------------------------------------------------------------------------------------
+
+
+class Failures(Refusals):
+    """As `Refusals`, of failures."""
+
+    events: tuple[Any, ...] = (CallFailed, StateChanged, ListenerFailed)
+
+    def __call__(self, event: Any) -> None:
+        self.heard.append(event)
+        if isinstance(event, CallFailed):
+            self.do(event)
+
+
+def fail(cb: Any) -> None:
+    with pytest.raises(ConnectionError):
+        cb.call(_fail)
+
+
+def _fail() -> None:
+    raise ConnectionError("no route")
+
+
+def failing(*listeners: Any) -> tuple[Any, VirtualClock]:
+    """A circuit with failures to spare, of which these listeners are told at once, and its clock."""
+    clock = VirtualClock()
+    cb = CircuitBreaker("payments", bus=Bus(), clock=clock, tripper=FailureStreak(20), window=CountWindow(50))
+    for listener in listeners:
+        cb.attach(listener)
+    cb.call(abs, -1)
+    fail(cb)  # with the lock
+    return cb, clock
+
+
+def test_a_failure_is_told_at_once() -> None:
+    """The event is that of the ordinary path, and the window has the failure."""
+    failures = Failures()
+    cb, clock = failing(failures)
+    lock = Watched(cb._core.lock)
+    cb._core.lock = lock
+
+    def slowly() -> None:
+        clock.advance(0.004)
+        raise ConnectionError("no answer")
+
+    with pytest.raises(ConnectionError):
+        cb.call(slowly)
+    assert lock.taken == 1  # to see that nothing has come meanwhile
+    event = failures.heard[-1]
+    assert (event.circuit_name, event.timestamp, event.state) == ("payments", clock.time(), "closed")
+    assert (event.error_type, event.error, event.slow, event.stale) == ("ConnectionError", "no answer", False, False)
+    assert (event.duration, event.call_id) == (pytest.approx(0.004), event.sequence)
+    assert failures.numbers == [1, 2]
+    assert cb.info().metrics.failure_count == 2
+    with pytest.raises(AttributeError):
+        event.error = "changed"
+
+
+def test_a_failure_that_is_one_too_many_trips_in_order() -> None:
+    """Its event comes before the change, and nothing is lost on the way there."""
+    failures = Failures()
+    cb, _ = failing(failures)
+    for _ in range(19):
+        fail(cb)
+    assert cb.state == "open"
+    assert [type(event).__name__ for event in failures.heard] == ["CallFailed"] * 20 + ["StateChanged"]
+    assert failures.numbers == list(range(1, 22))
+    assert failures.heard[-1].metrics.failure_count == 20
+
+
+def test_a_failure_is_told_as_ever_where_nobody_can_be_called_at_once() -> None:
+    """In the background it is queued, in its turn."""
+    failures, waiting = Failures(), Failures()
+    cb, _ = failing(failures)
+    with cb.attach(waiting, CallFailed, delivery="background"):
+        fail(cb)
+        fail(cb)
+        assert flush()
+    assert failures.numbers == [1, 2, 3]
+    assert waiting.numbers == [2, 3]
+
+
+def test_a_listener_of_failures_may_call_the_breaker() -> None:
+    """What that tells comes after, one at a time; so does what it moves."""
+
+    def again(event: Any) -> None:
+        if event.sequence == 2:
+            fail(cb)
+            cb.force_open()
+
+    first, second = Failures(again), Failures()
+    cb, _ = failing(first, second)
+    fail(cb)
+    assert first.numbers == second.numbers == [1, 2, 3, 4]
+    assert cb.info().metrics.failure_count == 3
+    assert cb.state == "forced_open"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["raises", "fails as well"])
+def test_a_signal_while_a_failure_is_told(again: bool) -> None:
+    """Wherever it comes, what was numbered is told once and in order; whom it keeps from listening misses one event."""
+    step = 0
+    for step in count():
+        first, second = Failures(), Failures()
+        cb, _ = failing(first, second)
+
+        def handler(cb: Any = cb) -> None:
+            if again:
+                fail(cb)
+            else:
+                raise Interrupt
+
+        def work(cb: Any = cb) -> None:
+            with suppress(ConnectionError):
+                cb.call(_fail)
+
+        if not interrupted(work, step, handler):
+            break
+        fail(cb)
+        assert cb._core.claim is None
+        last = max(first.numbers[-1], second.numbers[-1])
+        missed = {number for each in (first, second) for number in range(1, last + 1) if number not in each.numbers}
+        assert missed <= (set() if again else {2})
+        assert {*first.numbers, *second.numbers} == set(range(1, last + 1))
+        for each in (first, second):
+            assert each.numbers == sorted(set(each.numbers))
+        told = {event.sequence for each in (first, second) for event in each.heard if isinstance(event, CallFailed)}
+        if again:
+            assert last == 4
+            assert cb.info().metrics.failure_count == len(told) == 4
+        else:
+            assert len(told) <= cb.info().metrics.failure_count <= len(told) + 1
+    assert step > 10
+
+
+def test_threads_that_fail_are_told_of_in_order() -> None:
+    """One at a time, each once, and each is in the window."""
+    failures = Failures()
+    cb = CircuitBreaker(
+        "payments", bus=Bus(), clock=VirtualClock(), tripper=FailureStreak(10**6), window=CountWindow(2000)
+    )
+    cb.attach(failures)
+
+    def calls() -> None:
+        for _ in range(200):
+            fail(cb)
+
+    with restless():
+        together(*[calls] * 4)
+    assert failures.numbers == list(range(1, 801))
+    assert cb.info().metrics.failure_count == 800
+
+
+def test_a_failure_that_was_overtaken_by_a_control_is_stale() -> None:
+    """Wherever the circuit is moved on the way of a failure, what is told after the move has decided nothing."""
+    step = 0
+    for step in count():
+        failures = Failures()
+        cb, _ = failing(failures)
+
+        def work(cb: Any = cb) -> None:
+            with suppress(ConnectionError, CallNotPermittedError):
+                cb.call(_fail)
+
+        if not interrupted(work, step, cb.force_open):
+            break
+        if len(failures.heard) == 2:
+            continue  # it was refused
+        moved, of_the_call = (failures.heard.index(each) for each in failures.heard[1:])
+        if isinstance(failures.heard[1], CallFailed):
+            moved, of_the_call = of_the_call, moved
+        assert failures.heard[of_the_call].stale is (of_the_call > moved)
+        assert cb.info().metrics.failure_count == (2 if of_the_call < moved else 1)
+    assert step > 10
+
+
+def test_a_refusal_that_was_overtaken_by_a_control_is_none() -> None:
+    """Wherever the circuit is closed on the way of a refusal, nothing is refused after that."""
+    step = 0
+    for step in count():
+        refusals = Refusals()
+        cb, _ = refusing(refusals)
+
+        def work(cb: Any = cb) -> None:
+            with suppress(CallNotPermittedError):
+                cb.call(abs, -1)
+
+        if not interrupted(work, step, cb.reset):
+            break
+        kinds = [type(event) for event in refusals.heard[2:]]
+        assert kinds in ([StateChanged], [CallRejected, StateChanged])
+    assert step > 10

@@ -196,8 +196,13 @@ class Core(Fast):
         wall = self.clock.time()
         duration = max(now - started, 0.0)
         lane = self.open
-        plain = lane is not None and stamp is lane and duration < lane.below and now < lane.open_until
-        if plain and self.gather(failure_of(duration, wall, error), lane):
+        if (
+            lane is not None
+            and stamp is lane
+            and duration < lane.below
+            and now < lane.open_until
+            and self.gather(failure_of(duration, wall, error), lane)
+        ):
             return
         retry = self.machine.rules.retry
         try:

@@ -72,11 +72,9 @@ class Fast(Teller):
             return
         fresh = deque[float](maxlen=gathered.maxlen)
         # No call in between: what is appended from now on goes to the other, and nobody takes the same twice. (To make
-        # it may have run a finalizer that took what had gathered.)
+        # it may have run a finalizer that took what had gathered: then this is empty.)
         gathered = stretch.durations
         stretch.durations = fresh
-        if not gathered:
-            return
         stretch.calm = len(gathered) < _FEW
         if stretch.generation == self.machine.generation:
             self.machine.take(gathered)
@@ -161,11 +159,9 @@ class Fast(Teller):
             raise
         return refusal
 
-    def gather(self, failure: Failure, lane: Lane | None) -> bool:
+    def gather(self, failure: Failure, lane: Lane) -> bool:
         """Let a failure gather, and be told at once where somebody hears of it; whether the tripper can spare it."""
         machine = self.machine
-        if lane is None:
-            return False
         if CallFailed not in self.routes:
             if self.open is not lane or machine.spare <= 0:
                 return False

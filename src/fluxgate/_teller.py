@@ -127,9 +127,8 @@ class Teller:
         outbox: Any = self.outbox
         if outbox is _NONE_YET:
             fresh = deque[Letter]()
-            outbox = self.outbox  # looked at again: another thread, or a finalizer, may have made one meanwhile
-            if outbox is _NONE_YET:
-                self.outbox = outbox = fresh
+            # looked at again: another thread, or a finalizer, may have made one meanwhile
+            self.outbox = outbox = fresh if self.outbox is _NONE_YET else self.outbox
         return outbox  # type: ignore[no-any-return]
 
     def _drop_oldest(self, outbox: "deque[Letter]") -> None:
