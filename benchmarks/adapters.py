@@ -38,6 +38,9 @@ def fail(value: int) -> int:
 class Adapter:
     """One library, by what the workloads ask of it."""
 
+    puts_off: float = 0.0
+    """Seconds for which a circuit may put off what it does of a call."""
+
     def __init__(self, peer: Peer) -> None:
         self.module: Any = import_module(peer.module)
         self.names: Iterator[str] = (f"circuit {number}" for number in count())
@@ -99,6 +102,8 @@ class Adapter:
 
 class Ours(Adapter):
     """This checkout."""
+
+    puts_off = 1.0
 
     def _make(self, **rules: Any) -> Any:
         return self.module.CircuitBreaker(self.name(), **rules)

@@ -23,7 +23,7 @@ STRETCH = 0.025
 """Seconds a stretch of calls lasts at least, so that what is put off falls due within it."""
 
 LONG_STRETCH = 0.3
-"""The same where each circuit gets few calls, and puts off what it does for longer."""
+"""The same where circuits take turns, of which there may be many."""
 
 SHORT_STRETCH = 0.005
 """Seconds the bare call lasts at least: as many of it as of a slow breaker's calls would be over before it is warm."""
@@ -339,7 +339,7 @@ def each_of(adapter: Adapter, number: int) -> Timed:
     bare = [work] * number
     in_turn(functions)(3 * number)  # the first calls of each take long, and would pass for a whole stretch
     loop = idling(lambda n: islice(cycle(bare), n))
-    return Timed(in_turn(functions), in_turn(bare), loop, stretch=LONG_STRETCH)
+    return Timed(in_turn(functions), in_turn(bare), loop, stretch=max(LONG_STRETCH, 1.2 * adapter.puts_off))
 
 
 CALLS: dict[str, Callable[[Adapter], Any]] = {
