@@ -49,9 +49,9 @@ class Face:
         tripper: TripperLike | None = None,
         retry: RetryLike | None = None,
         permit: PermitLike | None = None,
-        slow_threshold: float = 60.0,
-        max_half_open_calls: int = 10,
-        half_open_timeout: float = 30.0,
+        slow_threshold: float = DEFAULT_RULES.slow_threshold,
+        max_half_open_calls: int = DEFAULT_RULES.max_half_open_calls,
+        half_open_timeout: float = DEFAULT_RULES.half_open_timeout,
         listeners: Iterable[Listener] = (),
         bus: Bus | None = None,
         clock: Clock | None = None,
@@ -59,13 +59,24 @@ class Face:
         if unfilled:
             fill_in()
         _check.name(name, "name")
-        rules = amend(
-            DEFAULT_RULES,
-            **given(window=window, tracker=tracker, tripper=tripper, retry=retry, permit=permit),
-            slow_threshold=slow_threshold,
-            max_half_open_calls=max_half_open_calls,
-            half_open_timeout=half_open_timeout,
-        )
+        rules = DEFAULT_RULES
+        if not (
+            window is None
+            and tracker is None
+            and tripper is None
+            and retry is None
+            and permit is None
+            and slow_threshold is rules.slow_threshold
+            and max_half_open_calls is rules.max_half_open_calls
+            and half_open_timeout is rules.half_open_timeout
+        ):  # what was left out needs no check, and few circuits are given anything
+            rules = amend(
+                rules,
+                **given(window=window, tracker=tracker, tripper=tripper, retry=retry, permit=permit),
+                slow_threshold=slow_threshold,
+                max_half_open_calls=max_half_open_calls,
+                half_open_timeout=half_open_timeout,
+            )
         listeners = _check.several(listeners, "listeners")
         self._core = Core(name, rules, as_clock(clock), as_bus(bus), asynchronous=self._asynchronous)
         try:

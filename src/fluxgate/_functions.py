@@ -13,13 +13,14 @@ class WrongColour(TypeError):
 # The flags of a function's code, as in `inspect`, which is needed only where the code does not tell all: for other
 # callables, and functions that may have been marked as coroutine functions.
 _KINDS = {0x200: "async generator function", 0x80: "coroutine function", 0x20: "generator function"}
+_ANY_KIND = sum(_KINDS)
 _UNMARKED = {"__wrapped__"}
 
 
 def kind_of(function: Any) -> str:
     """``function``, ``coroutine function``, ``generator function`` or ``async generator function``."""
     if isinstance(function, FunctionType) and function.__dict__.keys() <= _UNMARKED:
-        return _KINDS.get(function.__code__.co_flags & sum(_KINDS), "function")
+        return _KINDS.get(function.__code__.co_flags & _ANY_KIND, "function")
     import inspect
 
     for judged in (function, type(function).__call__):

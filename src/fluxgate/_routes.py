@@ -1,6 +1,6 @@
 """Which events of a circuit go to whom."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import _check
@@ -9,7 +9,9 @@ from .events import EVENT_TYPES, CallEnded, CallStarted, Event, StateChanged, co
 if TYPE_CHECKING:
     from ._subscription import Subscription
 
-Routes = dict[type[Any], tuple["Subscription", ...]]
+Routes = Mapping[type[Any], tuple["Subscription", ...]]
+NOWHERE: Routes = {}
+"""Those of all circuits that nobody observes."""
 
 _OF_CALLS = concrete((CallStarted, CallEnded))
 
@@ -33,7 +35,9 @@ class Around:
 def table_of(subscriptions: "tuple[Subscription, ...]", among: tuple[type[Event], ...] = EVENT_TYPES) -> Routes:
     """The routes of a circuit that these subscriptions observe."""
     kinds = {kind for subscription in subscriptions for kind in subscription.kinds if kind in among}
-    table: Routes = {kind: _one_each(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds}
+    table: dict[type[Any], tuple[Subscription, ...]] = {
+        kind: _one_each(sub for sub in subscriptions if kind in sub.kinds) for kind in kinds
+    }
     surrounding = _one_each(sub for sub in subscriptions if sub.outlet.around is not None and sub.kinds & _OF_CALLS)
     return {**table, Around: surrounding} if surrounding and among is EVENT_TYPES else table
 

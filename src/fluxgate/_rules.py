@@ -103,11 +103,10 @@ def amend(rules: Rules, *, stacklevel: int = 3, **parameters: Any) -> Rules:
     Raises:
         TypeError, ValueError: a parameter is not what it must be; the text names and quotes it.
     """
-    accepted = {name: _ACCEPT[name](value, name) for name, value in parameters.items()}
-    if all(
-        value is getattr(rules, name) or (isinstance(value, (int, float)) and value == getattr(rules, name))
-        for name, value in accepted.items()
-    ):
+    accepted = {
+        name: _ACCEPT[name](value, name) for name, value in parameters.items() if value is not getattr(rules, name)
+    }
+    if all(isinstance(value, (int, float)) and value == getattr(rules, name) for name, value in accepted.items()):
         return rules  # circuits with the defaults share one
     changed = rules.__replace__(**accepted)
     slowest = min((changed.slow_threshold, *changed.tripper.thresholds))

@@ -18,6 +18,7 @@ from ._claims import WAITING, Claim, Direct
 from ._clock import CarefulClock, Clock
 from ._machine import Machine
 from ._news import Change, Fault, FaultOfTheCalls
+from ._routes import NOWHERE, Routes
 from ._rules import Rules
 from ._tasks import running_loop, shielded, spawn
 from ._text import error_text, in_words, log, type_name
@@ -36,7 +37,6 @@ from .events import (
 from .state import FORCED_OPEN, HALF_OPEN, OPEN
 
 if TYPE_CHECKING:
-    from ._routes import Routes
     from ._subscription import Subscription
     from .bus import Bus
 
@@ -80,7 +80,7 @@ class Teller:
         self.lock = RLock()
         self.machine = Machine(rules, clock.time())
         self.opening: Opening | None = None
-        self.routes: Routes = {}
+        self.routes: Routes = NOWHERE
         self.own: tuple[Subscription, ...] = ()
         self.outbox: deque[Letter] | tuple[()] = _NONE_YET
         """What is still to be told; true where `deliver` has something to do."""
@@ -216,7 +216,7 @@ class Teller:
         """Tell that the circuit exists."""
         if CircuitCreated in self.routes:
             self.tell(CircuitCreated, **self.machine.rules.described())
-        self.deliver_soon()
+            self.deliver_soon()
 
     def retire(self) -> None:
         """Tell that the circuit is gone; its own listeners go when they have been told."""

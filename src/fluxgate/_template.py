@@ -181,20 +181,20 @@ _TAKEN = frozenset((*_SCOPE, "BaseException", "Exception", "GeneratorExit", "Sto
 _VARARGS = 0x04  # flags of a function's code, as in `inspect`
 _VARKEYWORDS = 0x08
 
+_Shape = tuple[tuple[str, ...], int, int, int, int, int, tuple[str, ...]]
+"""See `_shape`; ``None`` stands for parameters that take anything."""
+
 
 @cache
 def _maker(
-    template: str,
-    kind: str,
-    params: str,
-    run: str = "",
-    arguments: str = "",
-    prologue: str = "",
-    clock: str = "_clock",
+    template: str, kind: str, shape: _Shape | None, run: str = "", prologue: str = "", clock: str = "_clock"
 ) -> Callable[..., Any]:
     """The compiled `make` of a template; one serves all functions with the same parameters."""
+    if shape is not None and any(name.startswith(("_", ".")) or name in _TAKEN for name in shape[0]):
+        return _maker(template, kind, None, run, prologue, clock)
     import linecache
 
+    params, arguments = _signature(shape)
     asynchronous = kind.startswith(("async", "coroutine"))
     deliver = "await _core.deliver_async()" if asynchronous else "_core.deliver()"
     result = "" if kind == "async generator function" else " _value"
@@ -220,22 +220,37 @@ def _maker(
     return make
 
 
-def _signature(func: Any) -> tuple[str, str]:
-    """The function's parameters as source, and the arguments that pass them on.
+def _shape(func: Any) -> _Shape | None:
+    """What a function's parameters are, fit to be looked up: those with the same share a compiled wrapper.
 
     Read from its code: `inspect.signature` takes as long as all else that decorating does, and `inspect` to import.
     """
-    anything = ("*args, **kwargs", "*args, **kwargs")
     if not isinstance(func, FunctionType) or "__signature__" in func.__dict__:  # that one is for people
-        return anything
+        return None
     code = func.__code__
-    positional, keyword_only = code.co_argcount, code.co_kwonlyargcount
+    flags, positional, keyword_only = code.co_flags, code.co_argcount, code.co_kwonlyargcount
+    stars = flags & (_VARARGS | _VARKEYWORDS)
+    end = positional + keyword_only + stars.bit_count()
+    optional = len(func.__defaults__ or ())
+    return (
+        code.co_varnames[:end],
+        code.co_posonlyargcount,
+        positional,
+        keyword_only,
+        stars,
+        optional,
+        tuple(func.__kwdefaults__ or ()),
+    )
+
+
+def _signature(shape: _Shape | None) -> tuple[str, str]:
+    """The parameters as source, and the arguments that pass them on."""
+    if shape is None:
+        return "*args, **kwargs", "*args, **kwargs"
+    names, positional_only, positional, keyword_only, stars, defaults, keyword_defaults = shape
     end = positional + keyword_only
-    starred = [stars for stars, flag in (("*", _VARARGS), ("**", _VARKEYWORDS)) if code.co_flags & flag]
-    names = code.co_varnames[: end + len(starred)]
-    if any(name.startswith(("_", ".")) or name in _TAKEN for name in names):
-        return anything
-    optional = {*names[positional - len(func.__defaults__ or ()) : positional], *(func.__kwdefaults__ or ())}
+    starred = [text for text, flag in (("*", _VARARGS), ("**", _VARKEYWORDS)) if stars & flag]
+    optional = {*names[positional - defaults : positional], *keyword_defaults}
     # the defaults themselves are put in place afterwards; here it matters only that there is one
     params = [f"{name}=None" if name in optional else name for name in names[:end]]
     arguments = [*names[:positional], *(f"{name}={name}" for name in names[positional:end])]
@@ -245,8 +260,8 @@ def _signature(func: Any) -> tuple[str, str]:
         arguments.insert(positional, tail.pop(0))
     elif keyword_only:
         params.insert(positional, "*")
-    if code.co_posonlyargcount:
-        params.insert(code.co_posonlyargcount, "/")
+    if positional_only:
+        params.insert(positional_only, "/")
     return ", ".join(params + tail), ", ".join(arguments + tail)
 
 
@@ -266,18 +281,16 @@ def _dressed(wrapper: Any, func: Any) -> Any:
 
 def protect(func: Any, kind: str, core: "Core") -> Any:
     """A wrapper of the function's own kind and parameters that calls it through the circuit."""
-    params, arguments = _signature(func)
     # The usual clock is the same for all, so the wrapper finds it among its globals and needs no cell of its own.
     clock = "_unused" if core.clock is time else "_clock"
-    wrapper = _maker(_PATH, kind, params, _RUN[kind], arguments, clock=clock)(func, core, core.clock)
+    wrapper = _maker(_PATH, kind, _shape(func), _RUN[kind], "", clock)(func, core, core.clock)
     wrapper.__dict__ = vars(_Attributes())
     return _dressed(wrapper, func)
 
 
 def fall_back(func: Any, kind: str, run_fallback: Callable[[Exception], Any]) -> Any:
     """A wrapper that answers any `Exception` of `func` with what `run_fallback` makes of it."""
-    params, arguments = _signature(func)
-    wrapper = _maker(_FALL_BACK, kind, params, arguments=arguments)(func, run_fallback)
+    wrapper = _maker(_FALL_BACK, kind, _shape(func))(func, run_fallback)
     wrapper.__dict__ = vars(_Attributes())
     return _dressed(wrapper, func)
 
@@ -300,9 +313,8 @@ unfilled: list[tuple[str, FunctionType]] = []
 
 def fill_in() -> None:
     """Compile them. That takes a fifth of `import fluxgate`, so it waits for the first breaker."""
-    params = "self, func, /, *args, **kwargs"
     prologue = "\n        _core = self._core\n        _clock = _core.clock"
     for kind, method in tuple(unfilled):  # several threads may come at once: all do the same
-        path = _maker(_PATH, kind, params, _RUN_METHOD[kind], prologue=prologue)(None, None, None)
+        path = _maker(_PATH, kind, _shape(method), _RUN_METHOD[kind], prologue)(None, None, None)
         method.__code__ = path.__code__
     unfilled.clear()

@@ -65,7 +65,8 @@ class Bus:
         self.bury()
         with self.lock:
             self._circuits.enter(breaker, core)
-            self._rewire(core)
+            if self._subscriptions or core.own:
+                self._rewire(core)
 
     def circuits(self) -> list[Any]:
         """The breakers that are alive, sorted by name."""
@@ -89,7 +90,7 @@ class Bus:
             mine = self._circuits.strike(core)
             core.retired = True
             self._retired.add(core)
-        if mine:
+        if mine and (core.routes or core.outbox):  # else nobody is to be told, and nobody will be
             core.retire()
             if core.awaits:
                 self.stranded.append(core)  # it has no next call: another circuit's will tell what is left
