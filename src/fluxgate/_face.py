@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import FrameType, TracebackType
+from types import FrameType, FunctionType, TracebackType
 from typing import Any, Literal, Self, cast
 
 from . import _check, _gil
@@ -156,11 +156,12 @@ class Face:
         return f"<{type(self).__name__} {self.name!r} {self.state}>"
 
     def _decorate(self, func: Any, fallback: Callable[[Exception], Any] | None) -> Any:
-        if isinstance(func, (staticmethod, classmethod)):
-            method = cast(Any, func)
-            return cast(Any, type(method))(self._decorate(method.__func__, fallback))
-        if isinstance(func, type) or not callable(func):
-            raise TypeError(f"{type(self).__name__} protects functions, got {_check.got(func)}")
+        if not isinstance(func, FunctionType):
+            if isinstance(func, (staticmethod, classmethod)):
+                method = cast(Any, func)
+                return cast(Any, type(method))(self._decorate(method.__func__, fallback))
+            if isinstance(func, type) or not callable(func):
+                raise TypeError(f"{type(self).__name__} protects functions, got {_check.got(func)}")
         kind = kind_of(func)
         if kind not in self._protects:
             raise TypeError(f"{type(self).__name__} cannot protect the {kind} {_check.title(func)}: use {self._other}")

@@ -44,11 +44,13 @@ class Registry:
         # Looked for in both: where an interrupt came as it was entered it is in neither.
         if self._named.get(core.name) is core:
             del self._named[core.name]
-        others = [each for each in self._namesakes.get(core.name, ()) if each is not core]
-        if others:
-            self._namesakes[core.name] = others
-        else:
-            self._namesakes.pop(core.name, None)
+        namesakes = self._namesakes.get(core.name)
+        if namesakes is not None:
+            others = [each for each in namesakes if each is not core]
+            if others:
+                self._namesakes[core.name] = others
+            else:
+                self._namesakes.pop(core.name, None)
         return True
 
     def __iter__(self) -> "Iterator[Core]":

@@ -12,7 +12,7 @@ handlers, at calls, returns and backward jumps only.
 import math
 import time
 from collections.abc import Callable
-from functools import cache, update_wrapper
+from functools import WRAPPER_ASSIGNMENTS, cache, update_wrapper
 from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -268,31 +268,36 @@ def _signature(shape: _Shape | None) -> tuple[str, str]:
 class _Attributes:
     """Those of every wrapper. Taken from an instance, a `__dict__` shares its keys with all others: half the memory."""
 
-    def __init__(self) -> None:
-        self.__wrapped__ = self.circuit_breaker = None
+    def __init__(self, wrapped: Any) -> None:
+        self.__wrapped__ = wrapped
+        self.circuit_breaker = None
 
 
 def _dressed(wrapper: Any, func: Any) -> Any:
-    if isinstance(func, FunctionType) and wrapper.__code__.co_argcount == func.__code__.co_argcount:
+    """As `functools.update_wrapper` does it, and with the defaults; a plain function in half the time."""
+    wrapper.__dict__ = attributes = vars(_Attributes(func))
+    if not isinstance(func, FunctionType):
+        return update_wrapper(wrapper, func)
+    for name in WRAPPER_ASSIGNMENTS:
+        setattr(wrapper, name, getattr(func, name))
+    if wrapper.__code__.co_argcount == func.__code__.co_argcount:
         wrapper.__defaults__ = func.__defaults__
         wrapper.__kwdefaults__ = func.__kwdefaults__
-    return update_wrapper(wrapper, func)
+    if func.__dict__:
+        attributes.update(func.__dict__, __wrapped__=func)
+    return wrapper
 
 
 def protect(func: Any, kind: str, core: "Core") -> Any:
     """A wrapper of the function's own kind and parameters that calls it through the circuit."""
     # The usual clock is the same for all, so the wrapper finds it among its globals and needs no cell of its own.
     clock = "_unused" if core.clock is time else "_clock"
-    wrapper = _maker(_PATH, kind, _shape(func), _RUN[kind], "", clock)(func, core, core.clock)
-    wrapper.__dict__ = vars(_Attributes())
-    return _dressed(wrapper, func)
+    return _dressed(_maker(_PATH, kind, _shape(func), _RUN[kind], "", clock)(func, core, core.clock), func)
 
 
 def fall_back(func: Any, kind: str, run_fallback: Callable[[Exception], Any]) -> Any:
     """A wrapper that answers any `Exception` of `func` with what `run_fallback` makes of it."""
-    wrapper = _maker(_FALL_BACK, kind, _shape(func))(func, run_fallback)
-    wrapper.__dict__ = vars(_Attributes())
-    return _dressed(wrapper, func)
+    return _dressed(_maker(_FALL_BACK, kind, _shape(func))(func, run_fallback), func)
 
 
 def calling(kind: str) -> Callable[[_F], _F]:

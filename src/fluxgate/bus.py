@@ -46,7 +46,7 @@ class Bus:
         """Circuits that nobody references any more. A finalizer may only append here; `bury` does the work."""
         self.stranded: deque[Core] = deque()
         """Retired circuits whose last events wait for an event loop."""
-        self._retired: weakref.WeakSet[Core] = weakref.WeakSet()
+        self._retired: set[weakref.ref[Core]] = set()  # a `WeakSet`, in half the time
         self._forking: list[Core] = []
         self._burying = False
         self._circuits = Registry(self.graveyard.append)
@@ -62,7 +62,8 @@ class Bus:
 
     def register(self, breaker: Any, core: "Core") -> None:
         """Enter a new circuit."""
-        self.bury()
+        if self.graveyard:
+            self.bury()
         with self.lock:
             self._circuits.enter(breaker, core)
             if self._subscriptions or core.own:
@@ -89,7 +90,7 @@ class Bus:
         with self.lock:
             mine = self._circuits.strike(core)
             core.retired = True
-            self._retired.add(core)
+            self._retired.add(weakref.ref(core, self._retired.discard))
         if mine and (core.routes or core.outbox):  # else nobody is to be told, and nobody will be
             core.retire()
             if core.awaits:
@@ -369,19 +370,24 @@ class Bus:
     def claims(self) -> list[Claim]:
         """Those under which the circuits' events are being delivered."""
         with self.lock:
-            claims = [core.claim for core in (*self._circuits, *self._retired)]
+            claims = [core.claim for core in self._whole()]
         return [claim for claim in claims if claim is not None]
 
     def _cores(self) -> list["Core"]:
         with self.lock:
             return [*self._circuits, *self.stranded]
 
+    def _whole(self) -> list["Core"]:
+        """The retired ones as well, which may have calls in flight."""
+        retired = [reference() for reference in self._retired.copy()]  # whole, whoever goes meanwhile
+        return [*self._circuits, *(core for core in retired if core is not None)]
+
     # -- forks ----------------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
         """Hold every lock while the process forks, so that the child finds each circuit whole."""
         self.lock.acquire()
-        self._forking = [*self._circuits, *self._retired]
+        self._forking = self._whole()
         for core in self._forking:
             core.lock.acquire()
 
