@@ -355,6 +355,18 @@ def test_none_means_the_default(make: Make) -> None:
     }
 
 
+@both
+def test_circuits_with_the_default_figures_share_their_rules(make: Make) -> None:
+    """Whether those are left out or given, also as numbers of another type; what only equals one is checked as ever."""
+    breaker, bus = type(make().breaker), Bus()
+    rules = breaker("x", bus=bus)._core.machine.rules
+    given: dict[str, Any] = {"slow_threshold": 60, "max_half_open_calls": 10, "half_open_timeout": 30}
+    assert breaker("x", bus=bus, **given)._core.machine.rules is rules
+    assert breaker("x", bus=bus, **given | {"slow_threshold": 59})._core.machine.rules is not rules
+    refused(lambda value: breaker("x", bus=bus, max_half_open_calls=value), 10.0, TypeError, "max_half_open_calls")
+    refused(lambda value: breaker("x", bus=bus, slow_threshold=value), "60", TypeError, "slow_threshold")
+
+
 def test_an_exception_class_is_no_tracker() -> None:
     """``tracker=ConnectionError`` is told of `TypeOf`, since an instance of it would not do either."""
     with pytest.raises(TypeError, match=re.escape("TypeOf(ConnectionError)")):

@@ -1745,6 +1745,38 @@ def test_a_retired_circuit_still_protects() -> None:
     assert bus.circuits() == []
 
 
+@pytest.mark.parametrize("letting_go", ["retired", "collected"])
+def test_what_nobody_heard_of_is_still_logged_when_a_circuit_goes(
+    letting_go: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rule that failed as an interrupt came: the log says so, though the circuit is gone and nobody observes it."""
+    bus = Bus()
+    cb = circuit(bus)
+    cb._core.fault("tracker", "a rule", ValueError("no"))
+    assert not caplog.records
+    if letting_go == "retired":
+        cb.retire()
+    del cb
+    gc.collect()
+    bus.bury()
+    (record,) = caplog.records
+    assert "tracker" in record.getMessage()
+
+
+def test_the_bus_forgets_a_retired_circuit_when_it_is_gone() -> None:
+    """Until then it is held while the process forks, since a call may be in flight."""
+    bus = Bus()
+    cb = circuit(bus)
+    core = weakref.ref(cb._core)
+    cb.retire()
+    cb.retire()
+    assert [core()] == bus._whole()
+    del cb
+    gc.collect()
+    assert core() is None
+    assert bus._whole() == [] == [*bus._retired]
+
+
 def test_nothing_is_published_of_a_retired_circuit() -> None:
     """Whoever attaches to a retired circuit does not make those hear of it who were told that it is gone."""
     bus, recorder = Bus(), EventRecorder()

@@ -112,6 +112,35 @@ def test_any_signature_is_kept(signature: str) -> None:
                     assert seen[name] is expected[name]
 
 
+ALIKE = [
+    *("a, b", "a, b=1", "a=1, b=2", "a, /, b", "a, b, /", "a, /, b=1"),
+    *("a, *, b", "a, *, b=1", "*, a, b", "*, a=1, b", "*, a, b=1", "*, a=1, b=1"),
+    *("*a, b", "*a, b=1", "*a, **b", "a, *b", "a, **b", "a=1, *b", "a=1, **b", "a, /, *b", "*, a, **b", "*, a=1, **b"),
+]
+
+
+@both
+def test_parameters_that_differ_in_one_thing_only_are_not_mixed_up(make: Make) -> None:
+    """Though functions with the same parameters share what was compiled for the first of them."""
+    breaker = make().breaker
+    for signature in ALIKE:
+        function = functions(signature)[make().is_async]
+        assert inspect.signature(breaker(function), follow_wrapped=False).parameters == parameters(function), signature
+
+
+def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
+    return dict(inspect.signature(function).parameters)
+
+
+@both
+def test_functions_with_the_same_parameters_share_their_wrappers_code(make: Make) -> None:
+    """Whatever else they are; and so do all those whose parameters the wrapper cannot have for its own."""
+    circuit = make()
+    for signatures in (["a, *, b", "a=1, *, b='x'"], ["_a", "_b=5", "*, __c", "Exception"]):
+        wrapped = [circuit.breaker(functions(signature)[circuit.is_async]) for signature in signatures]
+        assert len({id(each.__code__) for each in wrapped}) == 1
+
+
 @pytest.mark.parametrize("signature", SIGNATURES)
 def test_wrong_arguments_are_a_type_error(signature: str) -> None:
     """What the function would refuse, the wrapper refuses, as the caller's mistake or as the function's own error."""
@@ -192,6 +221,23 @@ def test_the_dress_of_the_function_is_kept(index: int) -> None:
     assert wrapped.circuit_breaker is breaker
     assert finish(wrapped(1, b="y")) == {"y": 1}
     assert inspect.isfunction(wrapped)
+
+
+@both
+def test_a_function_is_dressed_as_functools_would(make: Make) -> None:
+    """Also one that is a wrapper already: its attributes stay, but for what it wraps and the breaker around it."""
+    circuit, other = make(), make()
+    function: Any = annotated_async if circuit.is_async else annotated
+    inner = other.breaker(function)
+    inner.extra = "kept"
+    for wrapped in (function, inner, functools.partial(function), circuit.dyed(lambda a=5: a)):
+        outer: Any = circuit.breaker(wrapped)
+        expected: Any = functools.update_wrapper(lambda: None, wrapped)
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            if hasattr(wrapped, name):
+                assert getattr(outer, name) == getattr(expected, name)
+        assert vars(outer) == {**vars(expected), "circuit_breaker": circuit.breaker}
+        assert vars(inner)["circuit_breaker"] is other.breaker
 
 
 @cb

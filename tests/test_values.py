@@ -11,6 +11,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -85,6 +86,28 @@ def test_no_rule_moves_a_circuit_against_the_table() -> None:
         machine._move(State.HALF_OPEN, Trigger.RETRY, VERDICT, 0.0, 0.0, machine.generation)
     assert machine.state is State.CLOSED
     assert not machine.news
+
+
+def test_each_record_has_drafts_of_its_own() -> None:
+    """Whichever is asked for first: a draft becomes the record that its class was asked of."""
+    for first, second in permutations(range(2)):
+
+        class Base(Record):
+            __slots__ = ("name",)
+            name: str
+
+        class Special(Base):
+            __slots__ = ("size",)
+            size: int
+
+        kinds = (Base, Special)
+        made: dict[int, Any] = {index: kinds[index].drafts for index in (first, second)}
+        assert {index: drafts.__bases__ for index, drafts in made.items()} == {0: (Base,), 1: (Special,)}
+        assert [kind.drafts for kind in kinds] == [made[0], made[1]]
+        draft = Special.drafts()
+        draft.name, draft.size = "spoon", 3
+        draft.__class__ = Special
+        assert draft == Special(name="spoon", size=3)
 
 
 # -- metric and verdict ---------------------------------------------------------------------------------------------

@@ -9,25 +9,36 @@ class.
 from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-class Record:
-    """Base of the immutable value types: equal by type and fields, hashable, picklable, printable."""
+class _Drafts:
+    """The class of a record's drafts, made when first asked for: a program sees events of a few types only."""
 
-    __slots__ = ()
-    fields: ClassVar[tuple[str, ...]] = ()
-    drafts: ClassVar[type[Any]]
-
-    def __init_subclass__(cls) -> None:
-        if cls.__setattr__ is object.__setattr__:
-            return  # it is a draft
-        cls.fields = (*cls.fields, *cls.__dict__.get("__slots__", ()))
+    def __get__(self, instance: object, owner: type[Any]) -> type[Any]:
         unlocked = {
             "__slots__": (),
             "__init__": object.__init__,
             "__setattr__": object.__setattr__,
             "__delattr__": object.__delattr__,
         }
-        cls.drafts = type(cls.__name__, (cls,), unlocked)
+        drafts = owner.drafts = type(owner.__name__, (owner,), unlocked)
+        return drafts
+
+
+_drafts = _Drafts()
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Record:
+    """Base of the immutable value types: equal by type and fields, hashable, picklable, printable."""
+
+    __slots__ = ()
+    fields: ClassVar[tuple[str, ...]] = ()
+    drafts: ClassVar[_Drafts]
+
+    def __init_subclass__(cls) -> None:
+        if cls.__setattr__ is object.__setattr__:
+            return  # it is a draft
+        cls.fields = (*cls.fields, *cls.__dict__.get("__slots__", ()))
+        cls.drafts = _drafts  # its own: it must not find its base's
 
     def __init__(self, **values: Any) -> None:
         if values.keys() != set(self.fields):

@@ -180,8 +180,9 @@ _TAKEN = frozenset((*_SCOPE, "BaseException", "Exception", "GeneratorExit", "Sto
 """Names that a parameter must not hide from the template; its own locals begin with an underscore."""
 _VARARGS = 0x04  # flags of a function's code, as in `inspect`
 _VARKEYWORDS = 0x08
+_STARS = _VARARGS | _VARKEYWORDS
 
-_Shape = tuple[tuple[str, ...], int, int, int, int, int, tuple[str, ...]]
+_Shape = tuple[tuple[str, ...], int, int, int, int]
 """See `_shape`; ``None`` stands for parameters that take anything."""
 
 
@@ -223,38 +224,27 @@ def _maker(
 def _shape(func: Any) -> _Shape | None:
     """What a function's parameters are, fit to be looked up: those with the same share a compiled wrapper.
 
-    Read from its code: `inspect.signature` takes as long as all else that decorating does, and `inspect` to import.
+    Without the defaults, which the wrapper gets afterwards. Read from the function's code: `inspect.signature` takes
+    longer than all else that decorating does, and `inspect` long to import.
     """
     if not isinstance(func, FunctionType) or "__signature__" in func.__dict__:  # that one is for people
         return None
     code = func.__code__
-    flags, positional, keyword_only = code.co_flags, code.co_argcount, code.co_kwonlyargcount
-    stars = flags & (_VARARGS | _VARKEYWORDS)
+    positional, keyword_only, stars = code.co_argcount, code.co_kwonlyargcount, code.co_flags & _STARS
     end = positional + keyword_only + stars.bit_count()
-    optional = len(func.__defaults__ or ())
-    return (
-        code.co_varnames[:end],
-        code.co_posonlyargcount,
-        positional,
-        keyword_only,
-        stars,
-        optional,
-        tuple(func.__kwdefaults__ or ()),
-    )
+    return code.co_varnames[:end], code.co_posonlyargcount, positional, keyword_only, stars
 
 
 def _signature(shape: _Shape | None) -> tuple[str, str]:
     """The parameters as source, and the arguments that pass them on."""
     if shape is None:
         return "*args, **kwargs", "*args, **kwargs"
-    names, positional_only, positional, keyword_only, stars, defaults, keyword_defaults = shape
+    names, positional_only, positional, keyword_only, stars = shape
     end = positional + keyword_only
     starred = [text for text, flag in (("*", _VARARGS), ("**", _VARKEYWORDS)) if stars & flag]
-    optional = {*names[positional - defaults : positional], *keyword_defaults}
-    # the defaults themselves are put in place afterwards; here it matters only that there is one
-    params = [f"{name}=None" if name in optional else name for name in names[:end]]
+    params = [*names[:end]]
     arguments = [*names[:positional], *(f"{name}={name}" for name in names[positional:end])]
-    tail = [stars + name for stars, name in zip(starred, names[end:], strict=True)]
+    tail = [text + name for text, name in zip(starred, names[end:], strict=True)]
     if "*" in starred:
         params.insert(positional, tail[0])
         arguments.insert(positional, tail.pop(0))
