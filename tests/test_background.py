@@ -965,6 +965,24 @@ def test_background_subscriptions_that_come_and_go_leave_no_thread() -> None:
     assert worker_threads() <= before
 
 
+def test_one_that_is_closed_by_a_listener_before_it_does_not_hear_of_the_event_at_hand() -> None:
+    """Nor of any other."""
+    bus, recorder = Bus(), EventRecorder(StateChanged)
+
+    def before(event: StateChanged) -> None:
+        if event.new_state is State.CLOSED:
+            subscription.close()
+
+    bus.attach(before)
+    subscription = bus.attach(recorder, delivery="background")
+    cb = circuit(bus)
+    cb.disable()
+    cb.reset()
+    cb.disable()
+    assert bus.flush(PATIENCE)
+    assert states(recorder.events_seen) == [State.DISABLED]
+
+
 def test_a_bus_that_is_dropped_leaves_no_thread() -> None:
     """What waited is delivered, and the listener's thread ends though nobody closed it."""
     bus, recorder = Bus(), EventRecorder(StateChanged)

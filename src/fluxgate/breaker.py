@@ -32,10 +32,10 @@ class CircuitBreaker(Face):
         tripper: When the circuit trips; half of at least 100 calls, or of at least 10 probes.
         retry: How long it stays open; ``Cooldown(60)``.
         permit: Which calls a half-open circuit admits; ``Random(0.5)``.
-        slow_threshold: Seconds from which a call counts as slow.
-        max_half_open_calls: Probes that may be in flight at once; the next call is refused.
+        slow_threshold: Seconds from which a call counts as slow; 60.
+        max_half_open_calls: Probes that may be in flight at once, the next call being refused; 10.
         half_open_timeout: Seconds after which an unsettled probe gives its place back, and after which a half-open
-            circuit decides on what evidence it has.
+            circuit decides on what evidence it has; 30.
         listeners: Callables that receive this circuit's events; see `fluxgate.attach`.
         bus: The event bus to belong to; the process's own.
         clock: An object with ``monotonic()`` and ``time()`` in seconds; the `time` module.
