@@ -1770,11 +1770,11 @@ def test_the_bus_forgets_a_retired_circuit_when_it_is_gone() -> None:
     core = weakref.ref(cb._core)
     cb.retire()
     cb.retire()
-    assert [core()] == bus._whole()
+    assert [core()] == bus._all_cores()
     del cb
     gc.collect()
     assert core() is None
-    assert bus._whole() == [] == [*bus._retired]
+    assert bus._all_cores() == [] == [*bus._retired]
 
 
 def test_nothing_is_published_of_a_retired_circuit() -> None:

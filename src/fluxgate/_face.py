@@ -69,7 +69,7 @@ class Face:
             and slow_threshold is rules.slow_threshold
             and max_half_open_calls is rules.max_half_open_calls
             and half_open_timeout is rules.half_open_timeout
-        ):  # what was left out needs no check, and few circuits are given anything
+        ):  # what was left out needs no check
             rules = amend(
                 rules,
                 **given(window=window, tracker=tracker, tripper=tripper, retry=retry, permit=permit),

@@ -108,10 +108,9 @@ def amend(rules: Rules, *, stacklevel: int = 3, **parameters: Any) -> Rules:
     }
     if all(isinstance(value, (int, float)) and value == getattr(rules, name) for name, value in accepted.items()):
         return rules  # circuits with the defaults share one
-    changed = rules.__replace__(**accepted)
-    slowest = min((changed.slow_threshold, *changed.tripper.thresholds))
-    changed = changed.__replace__(plain_below=slowest)
-    tripper = changed.tripper
+    tripper: Tripper = accepted.get("tripper", rules.tripper)
+    slowest = min((accepted.get("slow_threshold", rules.slow_threshold), *tripper.thresholds))
+    changed = rules.__replace__(**accepted, plain_below=slowest)
     if tripper.applies(CLOSED) and tripper.least(CLOSED) > changed.window.capacity:
         text = f"{changed.window!r} never holds the {tripper.least(CLOSED)} calls that {tripper!r} needs"
         warnings.warn(f"{text}: a closed circuit cannot trip by it", UserWarning, stacklevel=stacklevel)

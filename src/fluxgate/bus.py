@@ -370,14 +370,14 @@ class Bus:
     def claims(self) -> list[Claim]:
         """Those under which the circuits' events are being delivered."""
         with self.lock:
-            claims = [core.claim for core in self._whole()]
+            claims = [core.claim for core in self._all_cores()]
         return [claim for claim in claims if claim is not None]
 
     def _cores(self) -> list["Core"]:
         with self.lock:
             return [*self._circuits, *self.stranded]
 
-    def _whole(self) -> list["Core"]:
+    def _all_cores(self) -> list["Core"]:
         """The retired ones as well, which may have calls in flight."""
         retired = [reference() for reference in self._retired.copy()]  # whole, whoever goes meanwhile
         return [*self._circuits, *(core for core in retired if core is not None)]
@@ -387,7 +387,7 @@ class Bus:
     def before_fork(self) -> None:
         """Hold every lock while the process forks, so that the child finds each circuit whole."""
         self.lock.acquire()
-        self._forking = self._whole()
+        self._forking = self._all_cores()
         for core in self._forking:
             core.lock.acquire()
 
