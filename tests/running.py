@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -83,9 +84,12 @@ def interrupt() -> None:
 def interrupted(work: Callable[[], object], step: int, handler: Callable[[], object] = interrupt) -> bool:
     """Run it with a signal handler that is called in the engine where it may, for the time `step`; whether it was.
 
-    CPython runs signal handlers as a function is entered and as a built-in one returns.
+    CPython runs signal handlers as a function is entered and as a built-in one returns. The collector waits: finalizers
+    of what earlier steps have left are no part of the work.
     """
     left, before = step, sys.getprofile()
+    collecting = gc.isenabled()
+    gc.disable()
 
     def watch(frame: FrameType, event: str, arg: object) -> None:
         nonlocal left
@@ -102,6 +106,8 @@ def interrupted(work: Callable[[], object], step: int, handler: Callable[[], obj
         pass
     finally:
         sys.setprofile(before)
+        if collecting:
+            gc.enable()
     return left < 0
 
 
