@@ -70,7 +70,7 @@ class Fast(Teller):
         gathered = stretch.durations
         if not gathered:
             return
-        fresh = deque[float](maxlen=gathered.maxlen)
+        fresh: list[float] | deque[float] = [] if isinstance(gathered, list) else deque(maxlen=gathered.maxlen)
         # No call in between: what is appended from now on goes to the other, and nobody takes the same twice. (To make
         # it may have run a finalizer that took what had gathered: then this is empty.)
         gathered = stretch.durations
@@ -114,7 +114,7 @@ class Fast(Teller):
     def _lane_time(self, lane: Lane) -> float:
         if lane.heard:
             return _TOLD_LANE_TIME  # its events' times are told by the wall clock of when it was opened
-        if lane.durations.maxlen is not None:
+        if not isinstance(lane.durations, list):
             return _BOUNDED_LANE_TIME
         return _CALM_LANE_TIME if lane.calm else _LANE_TIME
 

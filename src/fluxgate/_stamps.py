@@ -40,7 +40,7 @@ class Lane(Stamp):
 
     def __init__(self, generation: int, gathering: int | None) -> None:
         super().__init__(generation)
-        self.durations = deque[float](maxlen=gathering)
+        self.durations: list[float] | deque[float] = [] if gathering is None else deque(maxlen=gathering)
         self.claim: Direct | None = None
         """Under which plain successes are told, where all who hear them can be called at once."""
         self.heard = False

@@ -188,11 +188,20 @@ _Shape = tuple[tuple[str, ...], int, int, int, int]
 
 @cache
 def _maker(
-    template: str, kind: str, shape: _Shape | None, run: str = "", prologue: str = "", clock: str = "_clock"
+    template: str,
+    kind: str,
+    shape: _Shape | None,
+    run: str = "",
+    prologue: str = "",
+    clock: str = "_clock",
+    gathers_all: bool = False,
 ) -> Callable[..., Any]:
-    """The compiled `make` of a template; one serves all functions with the same parameters."""
+    """The compiled `make` of a template; one serves all functions with the same parameters.
+
+    But for whether all calls gather, in a list, or the last, in a deque: CPython adapts code to the one that it meets.
+    """
     if shape is not None and any(name.startswith(("_", ".")) or name in _TAKEN for name in shape[0]):
-        return _maker(template, kind, None, run, prologue, clock)
+        return _maker(template, kind, None, run, prologue, clock, gathers_all)
     import linecache
 
     params, arguments = _signature(shape)
@@ -282,7 +291,9 @@ def protect(func: Any, kind: str, core: "Core") -> Any:
     """A wrapper of the function's own kind and parameters that calls it through the circuit."""
     # The usual clock is the same for all, so the wrapper finds it among its globals and needs no cell of its own.
     clock = "_unused" if core.clock is time else "_clock"
-    return _dressed(_maker(_PATH, kind, _shape(func), _RUN[kind], "", clock)(func, core, core.clock), func)
+    gathers_all = core.machine.rules.window.gathering is None
+    make = _maker(_PATH, kind, _shape(func), _RUN[kind], "", clock, gathers_all)
+    return _dressed(make(func, core, core.clock), func)
 
 
 def fall_back(func: Any, kind: str, run_fallback: Callable[[Exception], Any]) -> Any:
