@@ -68,13 +68,12 @@ WAITING = _Waiting()
 class Direct(Claim):
     """Held by whoever tells `receivers` from the frame of a call; one serves all calls of a lane in turn."""
 
-    __slots__ = ("_core", "common", "given", "receivers", "tell", "until", "wall")
+    __slots__ = ("_core", "given", "receivers", "state", "tell", "until", "wall")
 
     def __init__(self, receivers: "tuple[Subscription, ...]", core: "Teller") -> None:
         super().__init__()
         self.receivers = receivers
-        self.common = (core.name, core.machine.state, False, False)
-        """What all events have in common: name and state of the circuit, neither stale nor slow."""
+        self.state = core.machine.state
         self.wall = 0.0
         """Unix time less monotonic time, in seconds: good for as long as the lane is open."""
         self.until = NEVER

@@ -15,6 +15,7 @@ is told without it where nobody delivers and nothing waits, and everybody who he
 """
 
 import math
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ _LANE_TIME = 0.002
 _CALM_LANE_TIME = 0.1  # where few calls come
 _BOUNDED_LANE_TIME = 1.0  # where only the last calls gather
 _FEW = 64
+_MONOTONIC = time.monotonic  # patched by some tests of programs
 
 
 class Fast(Teller):
@@ -100,7 +102,9 @@ class Fast(Teller):
                 lane.heard = CallSucceeded in self.routes
                 lane.failures_to = at_once(self.routes, CallFailed)
                 told = at_once(self.routes, CallSucceeded)
-                lane.claim = Direct(told, self) if told else None
+                # of a clock that can be set back each duration has to be looked at: a program's own is by the wrapper
+                steady_clock = self.clock is not time or time.monotonic is _MONOTONIC
+                lane.claim = Direct(told, self) if told and steady_clock else None
             lane.open_until = NEVER
             if _gil.GIL and machine.is_steady(now, machine.generation):
                 lane.below = machine.rules.plain_below
@@ -136,6 +140,8 @@ class Fast(Teller):
             return None
         until, state, verdict, opening, receivers = gate
         left = until - self.clock.monotonic()
+        if left <= 0.0 or self.claim is not None:
+            return None
         retry_after = left if left < math.inf else None
         draft = self.draft(CallRejected, self.clock.time())
         draft.state = state
@@ -145,7 +151,7 @@ class Fast(Teller):
         claim, letter = Claim(), Letter(draft, receivers)
         outbox = self.open_outbox()
         # From here on no call, so that nobody comes in between.
-        if left <= 0.0 or self.heard_gate is not gate or self.claim is not None:
+        if self.heard_gate is not gate or self.claim is not None:
             return None
         self.claim = claim
         self.sequence = draft.sequence = self.sequence + 1
@@ -169,7 +175,7 @@ class Fast(Teller):
             machine.spare -= 1
             lane.durations.append(failure)
             return True
-        if not lane.failures_to:
+        if not lane.failures_to or machine.spare <= 0 or self.claim is not None:
             return False
         draft = self.draft(CallFailed, failure.at)
         draft.duration = failure.duration

@@ -76,13 +76,15 @@ def make(_func, _core, {clock}):
         if _claim is None:
             {settle}
         _event = Success()
-        if _ended >= _claim.until or _core.claim is not None or _elapsed < 0.0:
+        if _ended >= _claim.until or _core.claim is not None{set_back}:
             {settle}
         _core.claim = _claim
         _core.sequence = _event.sequence = _event.call_id = _core.sequence + 1
-        _event.circuit_name, _event.state, _event.stale, _event.slow = _claim.common
+        _event.circuit_name = _core.name
         _event.timestamp = _ended + _claim.wall
+        _event.state = _claim.state
         _event.duration = _elapsed
+        _event.stale = _event.slow = False
         _event.__class__ = CallSucceeded
         _tell = None
         try:
@@ -162,6 +164,7 @@ _RUN_METHOD = {
     "function": "_value = refuse_coroutine(func(*args, **kwargs))",
     "coroutine function": "_value = await require_awaitable(func(*args, **kwargs))",
 }
+_UNUSED = "_unused"
 _FALLBACKS = "<fluxgate fallback around a "
 _SCOPE = {
     "FOREVER": math.inf,
@@ -215,6 +218,7 @@ def _maker(
         deliver=deliver,
         settle=settle.replace("\n", "\n            "),  # in line: CPython 3.11 compares slower before a long jump
         clock=clock,
+        set_back="" if clock == _UNUSED else " or _elapsed < 0.0",  # the usual clock cannot be (see `Fast.arrange`)
         params=params,
         arguments=arguments,
         prologue=prologue,
@@ -290,7 +294,7 @@ def _dressed(wrapper: Any, func: Any) -> Any:
 def protect(func: Any, kind: str, core: "Core") -> Any:
     """A wrapper of the function's own kind and parameters that calls it through the circuit."""
     # The usual clock is the same for all, so the wrapper finds it among its globals and needs no cell of its own.
-    clock = "_unused" if core.clock is time else "_clock"
+    clock = _UNUSED if core.clock is time else "_clock"
     gathers_all = core.machine.rules.window.gathering is None
     make = _maker(_PATH, kind, _shape(func), _RUN[kind], "", clock, gathers_all)
     return _dressed(make(func, core, core.clock), func)
