@@ -965,12 +965,15 @@ def test_background_subscriptions_that_come_and_go_leave_no_thread() -> None:
     assert worker_threads() <= before
 
 
-def test_one_that_is_closed_by_a_listener_before_it_does_not_hear_of_the_event_at_hand() -> None:
-    """Nor of any other."""
+@pytest.mark.parametrize(("closing", "heard"), [(State.DISABLED, []), (State.CLOSED, [State.DISABLED])])
+def test_one_that_is_closed_by_a_listener_before_it_does_not_hear_of_the_event_at_hand(
+    closing: State, heard: list[State]
+) -> None:
+    """Nor of any other; whether it has ever heard of one or not."""
     bus, recorder = Bus(), EventRecorder(StateChanged)
 
     def before(event: StateChanged) -> None:
-        if event.new_state is State.CLOSED:
+        if event.new_state is closing:
             subscription.close()
 
     bus.attach(before)
@@ -980,7 +983,7 @@ def test_one_that_is_closed_by_a_listener_before_it_does_not_hear_of_the_event_a
     cb.reset()
     cb.disable()
     assert bus.flush(PATIENCE)
-    assert states(recorder.events_seen) == [State.DISABLED]
+    assert states(recorder.events_seen) == heard
 
 
 def test_a_bus_that_is_dropped_leaves_no_thread() -> None:

@@ -352,9 +352,9 @@ class Subscription:
         """Call the listener, or queue for it."""
         if not self._background and not self.outlet.is_async:
             self._call(self.call, event, context, core)
-        elif self.active:
+        else:
             box = self._mailbox()
-            if box is not None:
+            if box is not None:  # else it was closed before its turn
                 box.put(event, context, core)
 
     def enter(self, core: "Teller", call_id: int | None, nested: bool) -> Callable[[Event | None], None] | None:
