@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from itertools import count
@@ -414,3 +415,73 @@ def test_a_look_that_forgets_while_a_failure_is_judged_does_not_hide_it_from_the
         with pytest.raises(ValueError, match="invalid"):
             cb.call(int, "x")
     assert cb.state == "open"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_call_within_the_recording_of_others_goes_around_the_ring(size: int) -> None:
+    """The place at which the next call goes is the same again, and what was there is another."""
+    step = 0
+    for step in count():
+        record: Any = CountWindow(size).open(SLOW, ())
+
+        def handler(record: Any = record) -> None:
+            for wall in range(size):
+                record.add(0, wall, 0.25, failed=True)
+
+        if not interrupted(lambda record=record: record.add_gathered(0, Gathered([0.5] * size)), step, handler):  # type: ignore[misc]
+            break
+        held = list(record._durations)
+        assert len(held) == size
+        assert record.metric(0).failure_count == sum(each < 0 for each in held)
+        assert record.metric(0).total_duration == pytest.approx(sum(map(abs, held)))
+    assert step > 1
+
+
+def test_a_signal_handler_that_raises_as_a_window_is_replaced_leaves_no_slow_call_behind() -> None:
+    """Those that are gone are not counted for ever."""
+    step = 0
+    for step in count():
+        record: Any = CountWindow(3).open(SLOW, (0.5,))
+        for _ in range(3):
+            record.add(0, 0, 2.0, failed=False)
+        if not interrupted(lambda record=record: record.add_gathered(0, Gathered([0.25] * 3)), step):  # type: ignore[misc]
+            break
+        slow = sum(each >= SLOW for each in record._durations)
+        assert (record.metric(0).slow_count, record.metric(0).slow_counts) == (slow, {0.5: slow})
+    assert step > 1
+
+
+def test_a_finalizer_that_records_a_call_takes_no_place_from_another() -> None:
+    """The collector may run one wherever the record makes something to look at what it holds."""
+    done = 0
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            nonlocal done
+            if record is not None:
+                done += 1
+                record.add(0, 0, 0.25, failed=False)
+
+    record: Any = None
+    thresholds = gc.get_threshold()
+    try:
+        for threshold in range(1, 8):
+            done, record = 0, CountWindow(10_000).open(SLOW, ())
+            gc.set_threshold(threshold, 1, 1)
+            for _ in range(100):
+                Garbage()
+                record.add(0, 0, 0.25, failed=True)
+                done += 1
+                Garbage()
+                record.add_gathered(0, Gathered([0.25] * 3))
+                done += 3
+            record, seen = None, record
+            gc.set_threshold(*thresholds)
+            assert len(seen._durations) == seen._head == done
+            assert seen.metric(0).failure_count == sum(each < 0 for each in seen._durations)
+    finally:
+        record = None
+        gc.set_threshold(*thresholds)

@@ -154,14 +154,16 @@ class CountRecord(Record):
 
     def __init__(self, size: int, slow_threshold: float, thresholds: Collection[float]) -> None:
         self._size = size
-        self._clear()
+        self._clear(_NO_COUNTS)
         self.rejudge(slow_threshold, thresholds)
 
-    def _clear(self) -> None:
+    def _clear(self, counts: list[int]) -> None:
         self._head: int = 0
         self._durations = _EMPTY
         self._failures = 0
         self._failed_at: _Times | None = None
+        self._slow = 0
+        self._counts = counts
         # Two sums, of this lap around the ring and of what is left of the last one: each starts afresh with a
         # lap, so that adding and subtracting floats cannot drift for ever.
         self._lap = 0.0
@@ -186,9 +188,11 @@ class CountRecord(Record):
             self._durations = self._durations or fresh  # as above: making it may have recorded another call
         if duration >= self._floor:
             self._count_slow(duration, 1)
-        # From here on no call,
-        head = self._head
-        gone = self._durations[head : head + 1]
+        head, gone = -1, _EMPTY
+        while head != self._head:  # making the array may run a finalizer that records another call
+            head = self._head
+            gone = self._durations[head : head + 1]
+        # From here on no call, and nothing made,
         old = 0.0
         if gone:
             old = gone[0]
@@ -215,8 +219,7 @@ class CountRecord(Record):
         held, failures = gathered.held, gathered.failures
         start = 0
         if len(held) >= self._size:  # nothing older stays
-            self._clear()
-            self.rejudge(self.slow_threshold, self.thresholds)
+            self._clear([0] * len(self.thresholds) if self.thresholds else _NO_COUNTS)
             start = len(held) - self._size
             failures = failures[negative(held[:start]) :]
         while start < len(held):
@@ -232,13 +235,14 @@ class CountRecord(Record):
                 noted = [each for each in old if not 0 <= each < floor]
             more = len(failed) - negative(noted)
             gone = sum(old) - 2 * sum(each for each in noted if each < 0)
-            if self._head != head:
+            place = slice(head, end)
+            if self._durations[place] != old or self._head != head:  # the head alone may have come round
                 continue  # another call was recorded meanwhile
-            # From here on no call,
+            # From here on no call, and nothing made,
             if self._durations is _EMPTY:
                 self._durations = chunk
             else:
-                self._durations[head:end] = chunk
+                self._durations[place] = chunk
             self._failures += more
             self._old_lap -= gone
             self._lap += lap
