@@ -1008,3 +1008,57 @@ def test_a_refusal_that_was_overtaken_by_a_control_is_none() -> None:
         kinds = [type(event) for event in refusals.heard[2:]]
         assert kinds in ([StateChanged], [CallRejected, StateChanged])
     assert step > 10
+
+
+# -- what comes in between ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [CallFailed, CallRejected])
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends the program"])
+def test_what_must_be_awaited_is_told_after_what_was_told_at_once(kind: type[Any], ends: bool) -> None:
+    """The listener that is called at once moves the circuit, of which another is to be awaited: the call does that."""
+    cb: Any = AsyncCircuitBreaker(
+        "payments", bus=Bus(), clock=VirtualClock(), tripper=FailureStreak(9), window=CountWindow(50)
+    )
+    heard: list[int] = []
+    armed = False
+
+    def at_once(event: Any) -> None:
+        nonlocal armed
+        heard.append(event.sequence)
+        if armed:
+            armed = False
+            together(lambda: asyncio.run(cb.metrics_only() if kind is CallFailed else cb.reset()))
+            if ends:
+                raise SystemExit
+
+    async def awaited(event: StateChanged) -> None:
+        await asyncio.sleep(0)
+        heard.append(event.sequence)
+
+    async def call() -> None:
+        with suppress(ConnectionError, CallNotPermittedError):
+            await cb.call(_fail_later)
+
+    async def main() -> None:
+        nonlocal armed
+        if kind is CallRejected:
+            await cb.force_open()
+        cb.attach(at_once, kind)
+        cb.attach(awaited, StateChanged)
+        await call()
+        armed = True
+        if ends:
+            with pytest.raises(SystemExit):
+                await call()
+            await call()
+        else:
+            await call()
+        assert heard[:3] == [1, 2, 3]
+        assert cb._core.claim is None
+
+    asyncio.run(main())
+
+
+async def _fail_later() -> None:
+    raise ConnectionError("no route")

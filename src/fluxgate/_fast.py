@@ -159,7 +159,7 @@ class Fast(Teller):
         try:
             outbox.append(letter)
             self.tell_here(draft)
-            self.advance(claim, letter)
+            self._tell_on(claim, letter)
         except BaseException:
             self.let_go(claim, letter)
             raise
@@ -193,8 +193,15 @@ class Fast(Teller):
         try:
             lane.durations.append(failure)
             outbox.appendleft(letter)
-            self.advance(claim, letter)
+            self._tell_on(claim, letter)
         except BaseException:
             self.let_go(claim, letter)
             raise
         return True
+
+    def _tell_on(self, claim: Claim, letter: Letter) -> None:
+        """Deliver from that letter on; what came meanwhile and must be awaited is left to the call, which can."""
+        if self.advance(claim, letter) is not None:
+            self.let_go(claim)
+            if claim.interrupt is not None:
+                raise claim.interrupt
