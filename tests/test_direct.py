@@ -1062,3 +1062,25 @@ def test_what_must_be_awaited_is_told_after_what_was_told_at_once(kind: type[Any
 
 async def _fail_later() -> None:
     raise ConnectionError("no route")
+
+
+def test_a_clock_that_fails_while_the_circuit_is_open_is_told_of() -> None:
+    """By such a clock the wait may never end."""
+
+    class Broken(VirtualClock):
+        broken = False
+
+        def monotonic(self) -> float:
+            if self.broken:
+                raise OSError("no time")
+            return super().monotonic()
+
+    clock, faults = Broken(), EventRecorder(ListenerFailed, CallRejected)
+    cb = CircuitBreaker("payments", bus=Bus(), clock=clock, listeners=[faults])
+    cb.force_open()
+    refuse(cb)
+    clock.broken = True
+    for _ in range(3):
+        refuse(cb)
+    assert {event.role for event in faults.of(ListenerFailed)} == {"clock"}
+    assert len(faults.of(CallRejected)) == 4

@@ -144,6 +144,8 @@ class Fast(Teller):
             return None
         retry_after = left if left < math.inf else None
         draft = self.draft(CallRejected, self.clock.time())
+        if self.careful is not None and self.careful.fault is not None:
+            return None  # by a clock that fails the wait may never end: that is told under the lock
         draft.state = state
         draft.retry_after = retry_after
         draft.reason = "open" if state is OPEN else "forced_open"
