@@ -1064,6 +1064,107 @@ async def _fail_later() -> None:
     raise ConnectionError("no route")
 
 
+def try_(cb: Any, work: Callable[[], object]) -> bool:
+    """Call it, whatever comes of it; whether it was admitted."""
+    try:
+        cb.call(work)
+    except CallNotPermittedError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+WORKS: dict[str, Callable[[Any], object]] = {
+    "success": lambda cb: try_(cb, lambda: 1),
+    "failure": lambda cb: try_(cb, _fail),
+    "reset": lambda cb: cb.reset(),
+    "disable": lambda cb: cb.disable(),
+    "force_open": lambda cb: cb.force_open(),
+    "configure": lambda cb: cb.configure(slow_threshold=5),
+}
+HEARD = pytest.mark.parametrize("heard", [(), (CallEnded, CallRejected)], ids=["quiet", "heard"])
+
+
+def settled(heard: tuple[type[Any], ...], state: str) -> Any:
+    """A circuit in which what needs no lock takes none."""
+    cb = CircuitBreaker("payments", bus=Bus(), clock=VirtualClock(), tripper=FailureStreak(20), window=CountWindow(50))
+    if heard:
+        cb.attach(EventRecorder(*heard))
+    if state != "closed":
+        getattr(cb, state)()
+    for _ in range(3):
+        try_(cb, lambda: 1)
+    return cb
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@HEARD
+@pytest.mark.parametrize("state", ["closed", "force_open", "metrics_only"])
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+@pytest.mark.parametrize("control", [None, "force_open", "reset"], ids=["raises", "force_open", "reset"])
+def test_a_signal_leaves_no_circuit_that_admits_against_its_state(
+    heard: tuple[type[Any], ...], state: str, work: Callable[[Any], object], control: str | None
+) -> None:
+    """Wherever the handler raises or moves the circuit: the very next call is admitted or refused as its state says."""
+    for step in count():
+        cb = settled(heard, state)
+
+        def handler(cb: Any = cb) -> None:
+            if control is None:
+                raise Interrupt
+            getattr(cb, control)()
+
+        if not interrupted(lambda cb=cb: work(cb), step, handler):  # type: ignore[misc]
+            break
+        assert try_(cb, lambda: 1) is (cb.state != "forced_open")
+
+
+@HEARD
+@pytest.mark.parametrize("state", ["closed", "force_open"])
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+@pytest.mark.parametrize("calls", [0, 2])
+def test_who_is_attached_by_a_signal_handler_hears_what_comes_next(
+    heard: tuple[type[Any], ...], state: str, work: Callable[[Any], object], calls: int
+) -> None:
+    """Also where it comes while the circuit finds out who is to be told."""
+    for step in count():
+        cb, recorder = settled(heard, state), EventRecorder(CallEnded, CallRejected)
+
+        def handler(cb: Any = cb, recorder: EventRecorder = recorder) -> None:
+            cb.attach(recorder)
+            for _ in range(calls):
+                try_(cb, lambda: 1)
+
+        if not interrupted(lambda cb=cb: work(cb), step, handler):  # type: ignore[misc]
+            break
+        before = len(recorder.events_seen)
+        for each in (lambda: 1, _fail, lambda: 1):
+            try_(cb, each)
+        assert len(recorder.events_seen) == before + 3
+
+
+@pytest.mark.parametrize("control", ["force_open", "metrics_only"])
+def test_a_success_that_was_overtaken_by_a_control_is_stale(control: str) -> None:
+    """Also where a signal handler calls the breaker in the middle of the control."""
+    for step in count():
+        cb = settled((), "closed")
+        recorder = EventRecorder(CallEnded, StateChanged)
+        cb.attach(recorder)
+        for _ in range(2):
+            try_(cb, lambda: 1)
+
+        def overtaken(cb: Any = cb, step: int = step) -> bool:
+            return interrupted(getattr(cb, control), step, lambda: try_(cb, lambda: 1))
+
+        if not cb.call(overtaken):
+            break
+        (change,) = recorder.of(StateChanged)
+        last = recorder.of(CallSucceeded)[-1]
+        assert last.stale
+        assert last.sequence > change.sequence
+
+
 def test_a_clock_that_fails_while_the_circuit_is_open_is_told_of() -> None:
     """By such a clock the wait may never end."""
 

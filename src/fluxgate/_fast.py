@@ -64,7 +64,7 @@ class Fast(Teller):
 
     def fold(self) -> None:
         """Close the lane and the gate, so that nothing slips in before the decision, and take what has gathered."""
-        self.lane = self.open = self.heard_gate = None
+        self.lane = self.open = self.gate = self.heard_gate = None
         stretch = self._stretch
         if stretch is None:
             return
@@ -82,37 +82,49 @@ class Fast(Teller):
             self.machine.take(gathered)
 
     def arrange(self, now: float, wall: float) -> None:
-        """See which of the next calls need the lock, and for what."""
-        machine, lane = self.machine, self._stretch
-        if lane is not None and now < lane.open_until and machine.is_steady(now, lane.generation):
-            self._reopen(lane)  # as it was: nothing has happened but what the stretch allows
-            return
-        self.gate = self.lane = self.open = None
+        """See which of the next calls need the lock, and for what.
+
+        A signal handler, or a finalizer, that calls this breaker meanwhile arranges it by itself: what was seen before
+        it came is then no longer true, and is left alone.
+        """
+        machine, lane, routes, generation = self.machine, self._stretch, self.routes, self.machine.generation
+        if lane is not None:
+            if now < lane.open_until and machine.is_steady(now, lane.generation):
+                self._reopen(lane)  # as it was: nothing has happened but what the stretch allows
+                return
+            lane.close()  # one that came since `fold` may have opened it
+        self.gate = self.heard_gate = self.lane = self.open = None
         if machine.state is OPEN or machine.state is FORCED_OPEN:
             until = machine.open_until if machine.state is OPEN else math.inf
             gate = (until, machine.state, machine.verdict, self.opening)
-            told = at_once(self.routes, CallRejected)
-            if CallRejected not in self.routes:
+            told = at_once(routes, CallRejected)
+            heard_gate = (*gate, told) if told and _gil.GIL else None
+            if machine.generation != generation or self.routes is not routes:
+                return
+            if CallRejected in routes:
+                self.heard_gate = heard_gate
+            else:
                 self.gate = gate
-            elif told and _gil.GIL:
-                self.heard_gate = (*gate, told)
-        elif machine.admits_all and CallStarted not in self.routes and (_gil.GIL or Around not in self.routes):
-            if lane is None or lane.generation != machine.generation:
-                lane = self._stretch = Lane(machine.generation, machine.rules.window.gathering)
-                lane.heard = CallSucceeded in self.routes
-                lane.failures_to = at_once(self.routes, CallFailed)
-                told = at_once(self.routes, CallSucceeded)
+        elif machine.admits_all and CallStarted not in routes and (_gil.GIL or Around not in routes):
+            if lane is None or lane.generation != generation:
+                fresh = Lane(generation, machine.rules.window.gathering)
+                fresh.heard = CallSucceeded in routes
+                fresh.failures_to = at_once(routes, CallFailed)
+                told = at_once(routes, CallSucceeded)
                 # of a clock that can be set back each duration has to be looked at: a program's own is by the wrapper
                 steady_clock = self.clock is not time or time.monotonic is _MONOTONIC
-                lane.claim = Direct(told, self) if told and steady_clock else None
+                fresh.claim = Direct(told, self) if told and steady_clock else None
+                if self._stretch is not lane or machine.generation != generation or self.routes is not routes:
+                    return
+                lane = self._stretch = fresh
             lane.open_until = NEVER
-            if _gil.GIL and machine.is_steady(now, machine.generation):
+            if _gil.GIL and machine.is_steady(now, generation):
                 lane.below = machine.rules.plain_below
                 lane.open_until = min(machine.steady_until, now + self._lane_time(lane))
                 if lane.claim is not None:
                     lane.claim.wall = wall - now
                 self._reopen(lane)
-            elif Around not in self.routes:
+            elif Around not in routes and self._stretch is lane and machine.generation == generation:
                 self.lane = lane  # calls may begin without the lock, though none can end so
 
     def _lane_time(self, lane: Lane) -> float:
@@ -123,15 +135,22 @@ class Fast(Teller):
         return _CALM_LANE_TIME if lane.calm else _LANE_TIME
 
     def _reopen(self, lane: Lane) -> None:
+        machine = self.machine
+        # From here on no call, so that nobody comes in between (see `arrange`).
+        if self._stretch is not lane or machine.generation != lane.generation or machine.steady_until < lane.open_until:
+            return
         self.open = lane
-        lane.open()
+        if not lane.heard:
+            lane.until = lane.open_until
+        elif lane.claim is not None:
+            lane.claim.until = lane.open_until
         if Around not in self.routes:
             self.lane = lane
 
     def forget_lane(self) -> None:
-        """The listeners have changed: the next call finds out who is to be told at once."""
+        """The listeners or the rules change: the next call finds out what is plain, and who is to be told at once."""
         self.fold()
-        self.gate = self._stretch = None
+        self._stretch = None
 
     def refuse(self) -> CallNotPermittedError | None:
         """A refusal of which those who hear it are told at once; ``None`` where it takes the lock."""

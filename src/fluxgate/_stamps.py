@@ -34,7 +34,7 @@ class Stamp:
 
 
 class Lane(Stamp):
-    """One stamp for all calls of a generation that admits all; plain outcomes may gather in it (see `_core`)."""
+    """One stamp for all calls of a generation that admits all; plain outcomes may gather in it (see `_fast`)."""
 
     __slots__ = ("calm", "claim", "durations", "failures_to", "heard", "open_until", "until")
 
@@ -51,13 +51,6 @@ class Lane(Stamp):
         """Until when it takes outcomes while it is open (monotonic)."""
         self.until = NEVER
         """Until when it takes plain successes that nobody hears; ``NEVER`` while it is closed."""
-
-    def open(self) -> None:
-        """Let it take outcomes."""
-        if not self.heard:
-            self.until = self.open_until
-        elif self.claim is not None:
-            self.claim.until = self.open_until
 
     def close(self) -> None:
         """Let it take none."""
