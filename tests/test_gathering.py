@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -22,7 +24,7 @@ from fluxgate import (
 from fluxgate.events import CallFailed, StateChanged
 from fluxgate.testing import EventRecorder, VirtualClock
 from fluxgate.windows import Window
-from tests.running import Watched, interrupted, together
+from tests.running import Interrupt, Watched, interrupted, together
 
 pytestmark = pytest.mark.skipif(not _gil.GIL, reason="without the GIL each outcome takes the lock")
 
@@ -184,6 +186,7 @@ def test_where_each_call_counts_they_gather_for_a_moment(window: Window, calls: 
     assert not cb._core.lane.durations
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it meets a finalizer
 def test_an_interrupted_failure_is_counted_once_or_not_at_all() -> None:
     """Wherever a signal handler raises on its way; and the circuit goes on."""
     step = 0
@@ -237,3 +240,33 @@ def test_threads_that_fail_trip_at_the_rate() -> None:
 
 def _raise() -> None:
     raise ConnectionError("no route")
+
+
+@pytest.mark.parametrize("kinds", [(), (CallFailed,)], ids=["quiet", "heard"])
+def test_what_counts_as_slow_changes_while_a_call_fails(kinds: tuple[type[Any], ...]) -> None:
+    """Wherever that comes, a failure is judged by the rules by which it is recorded: no slow one is held uncounted."""
+    step = 0
+    for step in count():
+        clock = VirtualClock()
+        cb = circuit(clock, **RULES["rate"], window=CountWindow(30))
+        if kinds:
+            cb.attach(EventRecorder(*kinds))
+        for failed in (*[False] * 20, True, False):
+            outcome(cb, failed)
+
+        def handler(cb: CircuitBreaker = cb) -> None:
+            cb.configure(slow_threshold=0.5)
+            outcome(cb, False)
+
+        def work(clock: VirtualClock = clock) -> None:
+            clock.advance(0.75)
+            raise ConnectionError("no route")
+
+        def call(cb: CircuitBreaker = cb, work: Any = work) -> None:
+            with suppress(ConnectionError):
+                cb.call(work)
+
+        if not interrupted(call, step, handler):
+            break
+        assert cb.info().metrics.slow_count == 1
+    assert step > 10

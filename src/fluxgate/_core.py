@@ -295,7 +295,7 @@ class Core(Fast):
         now, wall = self.clock.monotonic(), self.clock.time()
         with self.lock:
             rules = amend(self.machine.rules, stacklevel=4, **parameters)
-            self.fold()
+            self.forget_lane()  # a call that ends meanwhile has been judged by the old rules: it does not gather
             self.machine.configure(rules)
             self.publish(Reconfigured, wall, changed=tuple(parameters), **rules.described())
             self._finish(now, wall)
