@@ -270,3 +270,34 @@ def test_what_counts_as_slow_changes_while_a_call_fails(kinds: tuple[type[Any], 
             break
         assert cb.info().metrics.slow_count == 1
     assert step > 10
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_as_a_success_is_recorded_does_not_join_two_streaks() -> None:
+    """Once it is being recorded, what failed before it is over, whether it comes into the window or not."""
+    reached = 0
+    for step in count():
+        cb = circuit(tripper=FailureStreak(5), window=CountWindow(50))
+        for failed in (False, *[True] * 4):
+            outcome(cb, failed)
+        cb.info()
+        with suppress(KeyboardInterrupt):
+            cb.call(_cancel)
+        outcome(cb, False)
+        where: list[str] = []
+
+        def note(where: list[str] = where) -> None:
+            where.append(sys._getframe(2).f_code.co_name)
+            raise Interrupt
+
+        if not interrupted(cb.info, step, note):
+            break
+        if where[0].startswith("add_gathered"):
+            reached += 1
+            outcome(cb, True)
+            assert cb.state == "closed"
+    assert reached
+
+
+def _cancel() -> None:
+    raise KeyboardInterrupt

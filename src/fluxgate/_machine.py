@@ -223,11 +223,12 @@ class Machine:
     def take(self, calls: Collection[float]) -> None:
         """Record what has gathered while `is_steady` held, and decides nothing: plain successes, failures to spare."""
         gathered = Gathered(calls)
-        self.record.add_gathered(self._steady_from, gathered)
+        failed_since = gathered.failed_since()
+        # Before they are recorded: where a signal handler raises there, the streak must not go on over a success.
+        self._streak = self._streak + len(calls) if failed_since is None else failed_since
         if gathered.failures:
             self._last_error = gathered.failures[-1].cause
-        failed_since = gathered.failed_since()
-        self._streak = self._streak + len(calls) if failed_since is None else failed_since
+        self.record.add_gathered(self._steady_from, gathered)
 
     # -- decisions ------------------------------------------------------------------------------------------------
 
