@@ -160,7 +160,7 @@ class Fast(Teller):
         until, state, verdict, opening, receivers = gate
         left = until - self.clock.monotonic()
         if left <= 0.0 or self.claim is not None:
-            return None
+            return None  # before anything is made; looked at again below
         retry_after = left if left < math.inf else None
         draft = self.draft(CallRejected, self.clock.time())
         if self.careful is not None and self.careful.fault is not None:
@@ -197,7 +197,7 @@ class Fast(Teller):
             lane.durations.append(failure)
             return True
         if not lane.failures_to or machine.spare <= 0 or self.claim is not None:
-            return False
+            return False  # before anything is made; looked at again below
         draft = self.draft(CallFailed, failure.at)
         draft.duration = failure.duration
         draft.error_type = name_of(failure.cause[0])
