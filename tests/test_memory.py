@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from itertools import count, permutations
 from typing import Any
 
 import pytest
 
-from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, CountWindow, SlowRate, TimeWindow
+from fluxgate import AsyncCircuitBreaker, Bus, CircuitBreaker, CountWindow, FailureStreak, SlowRate, TimeWindow
 from fluxgate.windows import Window
 from tests.running import interrupted
 
@@ -165,3 +166,31 @@ def test_an_interrupt_while_a_circuit_is_made_leaves_the_bus_whole() -> None:
         gc.collect()
         assert sorted(map(id, bus.circuits())) == sorted(map(id, kept))
     assert step > 10
+
+
+def test_failures_that_gather_keep_one_error_text() -> None:
+    """That of the last, which alone is ever told."""
+    texts = [f"no route to host {number:0150}" for number in range(500)]
+    cb = CircuitBreaker("payments", bus=Bus(), window=CountWindow(1000), tripper=FailureStreak(10**6))
+
+    def fail(text: str) -> None:
+        raise ConnectionError(f"{text}: try again")
+
+    def calls(number: int) -> None:
+        for text in texts[:number]:
+            with suppress(ConnectionError):
+                cb.call(fail, text)
+
+    calls(500)
+    cb.info()
+    calls(1)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        calls(500)
+        gc.collect()
+        assert (tracemalloc.get_traced_memory()[0] - before) / 500 < 150
+    finally:
+        tracemalloc.stop()
+    assert cb.info().metrics.failure_count == 1000

@@ -61,7 +61,7 @@ def gathered(record: Record, now: float, wall: float, what: list[tuple[float, bo
     together: list[float] = []
     for number, (duration, failed) in enumerate(what):
         if failed:
-            together.append(failure_of(duration, wall + number / 1000, (ValueError, "no")))
+            together.append(failure_of(duration, wall + number / 1000))
         else:
             together.append(duration)
         calls.append(Done(now, wall + number / 1000, duration, failed))

@@ -201,7 +201,7 @@ class Core(Fast):
             and stamp is lane
             and duration < lane.below
             and now < lane.open_until
-            and self.gather(failure_of(duration, wall, error), lane)
+            and self.gather(failure_of(duration, wall), error, lane)
         ):
             return
         retry = self.machine.rules.retry

@@ -11,7 +11,8 @@ What gathers is bounded: where the last calls suffice no more are kept, and the 
 for 2 ms, or for 100 ms where few come. Without the GIL every outcome takes the lock.
 
 Refusals need none while the circuit stays open and nobody hears of them. What is heard, refusals and failures to spare,
-is told without it where nobody delivers and nothing waits, and everybody who hears it can be called at once.
+is decided, numbered and told without it where nobody delivers and nothing waits, and everybody who hears it can be
+called at once; only the look whether something has come meanwhile takes it.
 """
 
 import math
@@ -23,6 +24,7 @@ from . import _gil
 from ._claims import Claim, Direct
 from ._clock import Clock
 from ._gathered import Failure
+from ._news import Cause
 from ._routes import Around, at_once
 from ._rules import Rules
 from ._stamps import NEVER, Lane
@@ -79,7 +81,7 @@ class Fast(Teller):
         stretch.durations = fresh
         stretch.calm = len(gathered) < _FEW
         if stretch.generation == self.machine.generation:
-            self.machine.take(gathered)
+            self.machine.take(gathered, stretch.cause)
 
     def arrange(self, now: float, wall: float) -> None:
         """See which of the next calls need the lock, and for what.
@@ -186,7 +188,7 @@ class Fast(Teller):
             raise
         return refusal
 
-    def gather(self, failure: Failure, lane: Lane) -> bool:
+    def gather(self, failure: Failure, cause: Cause, lane: Lane) -> bool:
         """Let a failure gather, and be told at once where somebody hears of it; whether the tripper can spare it."""
         machine = self.machine
         if CallFailed not in self.routes:
@@ -194,20 +196,22 @@ class Fast(Teller):
                 return False
             # From the look at the lane on no call, so that nobody comes in between.
             machine.spare -= 1
+            lane.cause = cause
             lane.durations.append(failure)
             return True
         if not lane.failures_to or machine.spare <= 0 or self.claim is not None:
             return False  # before anything is made; looked at again below
         draft = self.draft(CallFailed, failure.at)
         draft.duration = failure.duration
-        draft.error_type = name_of(failure.cause[0])
-        draft.error = failure.cause[1]
+        draft.error_type = name_of(cause[0])
+        draft.error = cause[1]
         draft.stale = draft.slow = False
         claim, letter = Claim(), Letter(draft, lane.failures_to)
         outbox = self.open_outbox()
         if self.open is not lane or machine.spare <= 0 or self.claim is not None:
             return False
         machine.spare -= 1
+        lane.cause = cause
         self.claim = claim
         self.sequence = draft.sequence = draft.call_id = self.sequence + 1
         draft.__class__ = CallFailed

@@ -14,21 +14,18 @@ _SIGN = 7 if sys.byteorder == "little" else 0
 class Failure(float):
     """A failed call among those that have gathered: its duration, negative."""
 
-    __slots__ = ("at", "cause", "duration")
+    __slots__ = ("at", "duration")
 
     duration: float
     at: float
     """Unix time in seconds."""
-    cause: tuple[type[object], str]
-    """The error's type and text."""
 
 
-def failure_of(duration: float, at: float, cause: tuple[type[object], str]) -> Failure:
+def failure_of(duration: float, at: float) -> Failure:
     """A failed call that took so long, in seconds."""
     failure = Failure(-duration or FAILED_AT_ONCE)
     failure.duration = duration
     failure.at = at
-    failure.cause = cause
     return failure
 
 

@@ -220,14 +220,17 @@ class Machine:
             self._unsettle()
             self._decide(now, wall, failed=True, hint=hint)
 
-    def take(self, calls: Collection[float]) -> None:
-        """Record what has gathered while `is_steady` held, and decides nothing: plain successes, failures to spare."""
+    def take(self, calls: Collection[float], cause: Cause | None) -> None:
+        """Record what has gathered while `is_steady` held, and decides nothing: plain successes, failures to spare.
+
+        `cause`: of the last failure.
+        """
         gathered = Gathered(calls)
         failed_since = gathered.failed_since()
         # Before they are recorded: where a signal handler raises there, the streak must not go on over a success.
         self._streak = self._streak + len(calls) if failed_since is None else failed_since
         if gathered.failures:
-            self._last_error = gathered.failures[-1].cause
+            self._last_error = cause
         self.record.add_gathered(self._steady_from, gathered)
 
     # -- decisions ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from .events import Event
 
 if TYPE_CHECKING:
     from ._claims import Direct
+    from ._news import Cause
     from ._subscription import Subscription
 
 Leave = Callable[[Event | None], None]
@@ -36,13 +37,15 @@ class Stamp:
 class Lane(Stamp):
     """One stamp for all calls of a generation that admits all; plain outcomes may gather in it (see `_fast`)."""
 
-    __slots__ = ("calm", "claim", "durations", "failures_to", "heard", "open_until", "until")
+    __slots__ = ("calm", "cause", "claim", "durations", "failures_to", "heard", "open_until", "until")
 
     def __init__(self, generation: int, gathering: int | None) -> None:
         super().__init__(generation)
         self.durations: list[float] | deque[float] = [] if gathering is None else deque(maxlen=gathering)
         self.claim: Direct | None = None
         """Under which plain successes are told, where all who hear them can be called at once."""
+        self.cause: Cause | None = None
+        """Of the last failure in it."""
         self.heard = False
         self.failures_to: tuple[Subscription, ...] = ()
         """Who is told of failures, where all who hear them can be called at once."""

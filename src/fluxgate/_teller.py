@@ -1,9 +1,9 @@
 """What one circuit tells, in order: the outbox, its sequence numbers, and the delivery to listeners.
 
-Events are made and numbered under the circuit's lock, so that their order is the order in which things happened. They
-are delivered after its release, one at a time, by whichever thread or task comes first; one that finds another
-delivering leaves its events to it. So nobody waits for anybody else's listeners, a listener may call the breaker, and
-the order holds.
+Events are numbered under the circuit's lock, or in one step under the GIL (see `_fast`), so that their order is the
+order in which things happened. They are delivered after its release, one at a time, by whichever thread or task comes
+first; one that finds another delivering leaves its events to it. So nobody waits for anybody else's listeners, a
+listener may call the breaker, and the order holds.
 """
 
 import weakref
