@@ -1185,3 +1185,24 @@ def test_a_clock_that_fails_while_the_circuit_is_open_is_told_of() -> None:
         refuse(cb)
     assert {event.role for event in faults.of(ListenerFailed)} == {"clock"}
     assert len(faults.of(CallRejected)) == 4
+
+
+def test_a_parameter_may_be_called_locals() -> None:
+    """The wrapper asks for its own where a listener fails."""
+
+    def fail(event: Any) -> None:
+        raise ValueError("broken")
+
+    cb, notes = noting(fail)
+    failures = EventRecorder(ListenerFailed)
+    cb.attach(failures)
+
+    def echo(locals: int) -> int:
+        return locals
+
+    work = cb(echo)
+    work(1)
+    notes[0].direct.clear()
+    assert work(locals=5) == 5
+    assert notes[0].direct == [True]
+    assert len(failures.of(ListenerFailed)) == 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._functions import refuse_coroutine
 from ._stamps import NEVER
-from .events import Event
+from .events import CallSucceeded, Event
 
 if TYPE_CHECKING:
     from ._subscription import Subscription
@@ -90,7 +90,8 @@ class Direct(Claim):
         while frame is not None:
             if frame.f_code.co_filename.startswith(WRAPPERS):
                 names = frame.f_locals
-                if names.get("_claim") is self and "_tell" in names:  # which it has from when it took the claim
+                # it has taken the claim when the event is one
+                if names.get("_claim") is self and names.get("_event").__class__ is CallSucceeded:
                     return True
             frame = frame.f_back  # type: ignore[assignment]
         return False

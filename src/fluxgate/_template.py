@@ -86,7 +86,6 @@ def make(_func, _core, {clock}):
         _event.duration = _elapsed
         _event.stale = _event.slow = False
         _event.__class__ = CallSucceeded
-        _tell = None
         try:
             _stamp.durations.append(_elapsed)
             _tell = _claim.tell
@@ -95,7 +94,7 @@ def make(_func, _core, {clock}):
                 refuse_coroutine(_answer, "listener")
         except BaseException as _error:
             try:
-                _interrupted = _core.cut_short(_claim, _event, _error, _tell is not None)
+                _interrupted = _core.cut_short(_claim, _event, _error, "_tell" in locals())
             except BaseException:
                 if _core.claim is _claim:
                     _claim.given = 0
@@ -179,7 +178,7 @@ _SCOPE = {
     "refuse_coroutine": refuse_coroutine,
     "require_awaitable": require_awaitable,
 }
-_TAKEN = frozenset((*_SCOPE, "BaseException", "Exception", "GeneratorExit", "StopAsyncIteration"))
+_TAKEN = frozenset((*_SCOPE, "BaseException", "Exception", "GeneratorExit", "StopAsyncIteration", "locals"))
 """Names that a parameter must not hide from the template; its own locals begin with an underscore."""
 _VARARGS = 0x04  # flags of a function's code, as in `inspect`
 _VARKEYWORDS = 0x08
