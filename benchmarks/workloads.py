@@ -337,7 +337,7 @@ def each_of(adapter: Adapter, number: int) -> Timed:
     """A call through each of so many circuits in turn."""
     functions = _circuits(adapter, number)
     bare = [work] * number
-    in_turn(functions)(3 * number)  # the first calls of each take long, and would pass for a whole stretch
+    in_turn(functions)(110 * number)  # until the windows are full, and no more memory is taken
     loop = idling(lambda n: islice(cycle(bare), n))
     return Timed(in_turn(functions), in_turn(bare), loop, stretch=max(LONG_STRETCH, 1.2 * adapter.puts_off))
 
