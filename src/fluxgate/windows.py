@@ -147,6 +147,7 @@ class CountRecord(Record):
         "_floor",
         "_head",
         "_lap",
+        "_laps",
         "_old_lap",
         "_size",
         "_slow",
@@ -154,10 +155,12 @@ class CountRecord(Record):
 
     def __init__(self, size: int, slow_threshold: float, thresholds: Collection[float]) -> None:
         self._size = size
+        self._laps = 0  # with the head, how far it has come: the head alone may come round
         self._clear(_NO_COUNTS)
         self.rejudge(slow_threshold, thresholds)
 
     def _clear(self, counts: list[int]) -> None:
+        self._laps += 1
         self._head: int = 0
         self._durations = _EMPTY
         self._failures = 0
@@ -208,6 +211,7 @@ class CountRecord(Record):
         self._head = head = head + 1
         if head == self._size:
             self._head = 0
+            self._laps += 1
             self._old_lap, self._lap = self._lap, 0.0
         # up to here.
         if not gone:
@@ -223,7 +227,7 @@ class CountRecord(Record):
             start = len(held) - self._size
             failures = failures[negative(held[:start]) :]
         while start < len(held):
-            head = self._head
+            laps, head = self._laps, self._head
             chunk = held[start : start + self._size - head]
             failed = failures[: negative(chunk)] if failures else failures
             end = head + len(chunk)
@@ -236,7 +240,7 @@ class CountRecord(Record):
             more = len(failed) - negative(noted)
             gone = sum(old) - 2 * sum(each for each in noted if each < 0)
             place = slice(head, end)
-            if self._durations[place] != old or self._head != head:  # the head alone may have come round
+            if self._head != head or self._laps != laps:
                 continue  # another call was recorded meanwhile
             # From here on no call, and nothing made,
             if self._durations is _EMPTY:
@@ -249,6 +253,7 @@ class CountRecord(Record):
             self._head = end
             if end == self._size:
                 self._head = 0
+                self._laps += 1
                 self._old_lap, self._lap = self._lap, 0.0
             # up to here.
             start += len(chunk)
