@@ -186,7 +186,6 @@ def test_where_each_call_counts_they_gather_for_a_moment(window: Window, calls: 
     assert not cb._core.lane.durations
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it meets a finalizer
 def test_an_interrupted_failure_is_counted_once_or_not_at_all() -> None:
     """Wherever a signal handler raises on its way; and the circuit goes on."""
     step = 0

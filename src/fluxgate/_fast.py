@@ -17,7 +17,6 @@ called at once; only the look whether something has come meanwhile takes it.
 
 import math
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 from . import _gil
@@ -71,10 +70,9 @@ class Fast(Teller):
         if stretch is None:
             return
         stretch.close()
-        gathered = stretch.durations
-        if not gathered:
+        if not stretch.durations:
             return
-        fresh: list[float] | deque[float] = [] if isinstance(gathered, list) else deque(maxlen=gathered.maxlen)
+        fresh = stretch.room()
         # No call in between: what is appended from now on goes to the other, and nobody takes the same twice. (To make
         # it may have run a finalizer that took what had gathered: then this is empty.)
         gathered = stretch.durations
@@ -132,7 +130,7 @@ class Fast(Teller):
     def _lane_time(self, lane: Lane) -> float:
         if lane.heard:
             return _TOLD_LANE_TIME  # its events' times are told by the wall clock of when it was opened
-        if not isinstance(lane.durations, list):
+        if lane.gathering is not None:
             return _BOUNDED_LANE_TIME
         return _CALM_LANE_TIME if lane.calm else _LANE_TIME
 

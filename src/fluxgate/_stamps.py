@@ -37,11 +37,13 @@ class Stamp:
 class Lane(Stamp):
     """One stamp for all calls of a generation that admits all; plain outcomes may gather in it (see `_fast`)."""
 
-    __slots__ = ("calm", "cause", "claim", "durations", "failures_to", "heard", "open_until", "until")
+    __slots__ = ("calm", "cause", "claim", "durations", "failures_to", "gathering", "heard", "open_until", "until")
 
     def __init__(self, generation: int, gathering: int | None) -> None:
         super().__init__(generation)
-        self.durations: list[float] | deque[float] = [] if gathering is None else deque(maxlen=gathering)
+        self.gathering = gathering
+        """How many of the last calls it keeps; ``None``: all."""
+        self.durations = self.room()
         self.claim: Direct | None = None
         """Under which plain successes are told, where all who hear them can be called at once."""
         self.cause: Cause | None = None
@@ -54,6 +56,10 @@ class Lane(Stamp):
         """Until when it takes outcomes while it is open (monotonic)."""
         self.until = NEVER
         """Until when it takes plain successes that nobody hears; ``NEVER`` while it is closed."""
+
+    def room(self) -> list[float] | deque[float]:
+        """An empty place for what is to gather."""
+        return [] if self.gathering is None else deque(maxlen=self.gathering)
 
     def close(self) -> None:
         """Let it take none."""

@@ -177,9 +177,12 @@ class CountRecord(Record):
         self.thresholds = tuple(sorted(thresholds))
         self._floor = min((slow_threshold, *self.thresholds))
         self._slow = 0
-        self._counts = [0] * len(self.thresholds) if self.thresholds else _NO_COUNTS
+        self._counts = self._nothing_counted()
         for duration in self._durations:
             self._count_slow(abs(duration), 1)
+
+    def _nothing_counted(self) -> list[int]:
+        return [0] * len(self.thresholds) if self.thresholds else _NO_COUNTS
 
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
         held = duration
@@ -188,7 +191,7 @@ class CountRecord(Record):
             held = -duration or FAILED_AT_ONCE
         if self._durations is _EMPTY:
             fresh = array("d")
-            self._durations = self._durations or fresh  # as above: making it may have recorded another call
+            self._durations = self._durations or fresh  # making it may have recorded another call
         if duration >= self._floor:
             self._count_slow(duration, 1)
         head, gone = -1, _EMPTY
@@ -223,7 +226,7 @@ class CountRecord(Record):
         held, failures = gathered.held, gathered.failures
         start = 0
         if len(held) >= self._size:  # nothing older stays
-            self._clear([0] * len(self.thresholds) if self.thresholds else _NO_COUNTS)
+            self._clear(self._nothing_counted())
             start = len(held) - self._size
             failures = failures[negative(held[:start]) :]
         while start < len(held):
