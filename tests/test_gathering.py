@@ -300,3 +300,31 @@ def test_an_interrupt_as_a_success_is_recorded_does_not_join_two_streaks() -> No
 
 def _cancel() -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_call_that_was_stopped_short_of_its_append_is_counted_the_next_time(size: int) -> None:
+    """A tracer may let others run between the look for where calls gather and the append."""
+    cb = circuit(tripper=FailureStreak(10**6), window=CountWindow(size))
+    for _ in range(10):
+        outcome(cb, False)
+    lane = cb._core.lane
+    assert lane is not None
+    found = lane.durations
+    assert cb.info().metrics.total_count == 10
+    found.append(0.0)
+    assert cb.info().metrics.total_count == 11
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_what_gathered_is_taken_once(size: int) -> None:
+    """By whoever came first, also where a signal handler looks in the middle of it."""
+    step = 0
+    for step in count():
+        cb = circuit(tripper=FailureStreak(10**6), window=CountWindow(size))
+        for _ in range(10):
+            outcome(cb, False)
+        if not interrupted(cb.info, step, cb.info):
+            break
+        assert cb.info().metrics.total_count == 10
+    assert step > 5

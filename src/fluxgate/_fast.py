@@ -72,11 +72,7 @@ class Fast(Teller):
         stretch.close()
         if not stretch.durations:
             return
-        fresh = stretch.room()
-        # No call in between: what is appended from now on goes to the other, and nobody takes the same twice. (To make
-        # it may have run a finalizer that took what had gathered: then this is empty.)
-        gathered = stretch.durations
-        stretch.durations = fresh
+        gathered = stretch.take()
         stretch.calm = len(gathered) < _FEW
         if stretch.generation == self.machine.generation:
             self.machine.take(gathered, stretch.cause)

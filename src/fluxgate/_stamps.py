@@ -37,13 +37,25 @@ class Stamp:
 class Lane(Stamp):
     """One stamp for all calls of a generation that admits all; plain outcomes may gather in it (see `_fast`)."""
 
-    __slots__ = ("calm", "cause", "claim", "durations", "failures_to", "gathering", "heard", "open_until", "until")
+    __slots__ = (
+        "calm",
+        "cause",
+        "claim",
+        "durations",
+        "failures_to",
+        "gathering",
+        "heard",
+        "open_until",
+        "until",
+        "_taking",
+    )
 
     def __init__(self, generation: int, gathering: int | None) -> None:
         super().__init__(generation)
         self.gathering = gathering
         """How many of the last calls it keeps; ``None``: all."""
-        self.durations = self.room()
+        self.durations: list[float] | deque[float] = [] if gathering is None else deque(maxlen=gathering)
+        self._taking = False
         self.claim: Direct | None = None
         """Under which plain successes are told, where all who hear them can be called at once."""
         self.cause: Cause | None = None
@@ -57,9 +69,25 @@ class Lane(Stamp):
         self.until = NEVER
         """Until when it takes plain successes that nobody hears; ``NEVER`` while it is closed."""
 
-    def room(self) -> list[float] | deque[float]:
-        """An empty place for what is to gather."""
-        return [] if self.gathering is None else deque(maxlen=self.gathering)
+    def take(self) -> list[float]:
+        """What has gathered, each outcome once; whoever comes in the middle of that, as a finalizer may, takes nothing.
+
+        In place, so that one which a tracer has stopped short of its append is taken the next time.
+        """
+        taken: list[float] = []
+        if not self._taking:
+            self._taking = True
+            try:
+                gathered = self.durations
+                if isinstance(gathered, list):
+                    taken = gathered[:]
+                    del gathered[: len(taken)]
+                else:
+                    while gathered:
+                        taken.append(gathered.popleft())
+            finally:
+                self._taking = False
+        return taken
 
     def close(self) -> None:
         """Let it take none."""
