@@ -47,7 +47,6 @@ class Lane(Stamp):
         "heard",
         "open_until",
         "until",
-        "_taking",
     )
 
     def __init__(self, generation: int, gathering: int | None) -> None:
@@ -55,7 +54,6 @@ class Lane(Stamp):
         self.gathering = gathering
         """How many of the last calls it keeps; ``None``: all."""
         self.durations: list[float] | deque[float] = [] if gathering is None else deque(maxlen=gathering)
-        self._taking = False
         self.claim: Direct | None = None
         """Under which plain successes are told, where all who hear them can be called at once."""
         self.cause: Cause | None = None
@@ -70,23 +68,13 @@ class Lane(Stamp):
         """Until when it takes plain successes that nobody hears; ``NEVER`` while it is closed."""
 
     def take(self) -> list[float]:
-        """What has gathered, each outcome once; whoever comes in the middle of that, as a finalizer may, takes nothing.
+        """What has gathered, each outcome once.
 
-        In place, so that one which a tracer has stopped short of its append is taken the next time.
+        In place, so that one which a tracer has stopped short of its append is taken the next time; and in one line, in
+        which nobody comes in between: no other thread, also with a tracer, no signal handler, and no finalizer.
         """
-        taken: list[float] = []
-        if not self._taking:
-            self._taking = True
-            try:
-                gathered = self.durations
-                if isinstance(gathered, list):
-                    taken = gathered[:]
-                    del gathered[: len(taken)]
-                else:
-                    while gathered:
-                        taken.append(gathered.popleft())
-            finally:
-                self._taking = False
+        gathered = self.durations
+        taken, _ = [*gathered], gathered.clear()
         return taken
 
     def close(self) -> None:
