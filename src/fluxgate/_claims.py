@@ -119,3 +119,15 @@ class Direct(Claim):
         if interrupt is not None:
             raise interrupt
         self.given = 0
+
+
+class _Silent(Direct):
+    """That of a lane whose successes nobody hears, or not all who hear can be called at once."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.until = NEVER
+
+
+SILENT = _Silent()

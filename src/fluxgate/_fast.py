@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import _gil
-from ._claims import Claim, Direct
+from ._claims import SILENT, Claim, Direct
 from ._clock import Clock
 from ._gathered import Failure
 from ._news import Cause
@@ -103,13 +103,13 @@ class Fast(Teller):
                 self.gate = gate
         elif machine.admits_all and CallStarted not in routes and (_gil.GIL or Around not in routes):
             if lane is None or lane.generation != generation:
-                fresh = Lane(generation, machine.rules.window.gathering)
-                fresh.heard = CallSucceeded in routes
-                fresh.failures_to = at_once(routes, CallFailed)
                 told = at_once(routes, CallSucceeded)
                 # of a clock that can be set back each duration has to be looked at: a program's own is by the wrapper
                 steady_clock = self.clock is not time or time.monotonic is _MONOTONIC
-                fresh.claim = Direct(told, self) if told and steady_clock else None
+                claim = Direct(told, self) if told and steady_clock else SILENT
+                fresh = Lane(generation, machine.rules.window.gathering, claim)
+                fresh.heard = CallSucceeded in routes
+                fresh.failures_to = at_once(routes, CallFailed)
                 if self._stretch is not lane or machine.generation != generation or self.routes is not routes:
                     return
                 lane = self._stretch = fresh
@@ -117,7 +117,7 @@ class Fast(Teller):
             if _gil.GIL and machine.is_steady(now, generation):
                 lane.below = machine.rules.plain_below
                 lane.open_until = min(machine.steady_until, now + self._lane_time(lane))
-                if lane.claim is not None:
+                if lane.claim is not SILENT:
                     lane.claim.wall = wall - now
                 self._reopen(lane)
             elif Around not in routes and self._stretch is lane and machine.generation == generation:
@@ -138,7 +138,7 @@ class Fast(Teller):
         self.open = lane
         if not lane.heard:
             lane.until = lane.open_until
-        elif lane.claim is not None:
+        elif lane.claim is not SILENT:
             lane.claim.until = lane.open_until
         if Around not in self.routes:
             self.lane = lane

@@ -49,12 +49,12 @@ class Lane(Stamp):
         "until",
     )
 
-    def __init__(self, generation: int, gathering: int | None) -> None:
+    def __init__(self, generation: int, gathering: int | None, claim: "Direct") -> None:
         super().__init__(generation)
         self.gathering = gathering
         """How many of the last calls it keeps; ``None``: all."""
         self.durations: list[float] | deque[float] = [] if gathering is None else deque(maxlen=gathering)
-        self.claim: Direct | None = None
+        self.claim = claim
         """Under which plain successes are told, where all who hear them can be called at once."""
         self.cause: Cause | None = None
         """Of the last failure in it."""
@@ -79,6 +79,4 @@ class Lane(Stamp):
 
     def close(self) -> None:
         """Let it take none."""
-        self.until = NEVER
-        if self.claim is not None:
-            self.claim.until = NEVER
+        self.until = self.claim.until = NEVER

@@ -72,14 +72,15 @@ def make(_func, _core, {clock}):
         if _ended < _stamp.until:
             _stamp.durations.append(_elapsed)
             return{result}
-        _claim = _stamp.claim
-        if _claim is None:
-            {settle}
         _event = Success()
+        _claim = _stamp.claim
         if _ended >= _claim.until or _core.claim is not None{set_back}:
             {settle}
         _core.claim = _claim
-        _core.sequence = _event.sequence = _event.call_id = _core.sequence + 1
+        _number = _core.sequence + 1
+        _core.sequence = _number
+        _event.sequence = _number
+        _event.call_id = _number
         _event.circuit_name = _core.name
         _event.timestamp = _ended + _claim.wall
         _event.state = _claim.state
