@@ -1,11 +1,16 @@
 """Calls that are admitted in one place and settled in another."""
 
+from __future__ import annotations
+
 from types import TracebackType
-from typing import Any, Literal, Self
 
 from . import _check
 from ._core import NO_VALUE, Core
 from ._stamps import Stamp
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Literal, Self
 
 
 class _Acquired:

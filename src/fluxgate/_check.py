@@ -1,7 +1,13 @@
 """Argument checks: each returns the accepted value, or says what it got and what it wants."""
 
+from __future__ import annotations
+
 import math
-from typing import Any
+
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def got(value: Any) -> str:

@@ -5,16 +5,20 @@ at once, in a steady stretch, while nobody delivers and nothing waits, it is tol
 under the `Direct` claim of the lane: without the lock, and without the outbox (the path is in `_template`).
 """
 
+from __future__ import annotations
+
 import sys
 import weakref
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
 
 from ._functions import refuse_coroutine
 from ._stamps import NEVER
+from ._typing import TYPE_CHECKING
 from .events import CallSucceeded, Event
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._subscription import Subscription
     from ._teller import Teller
 
@@ -38,7 +42,7 @@ class Claim:
         return self.thread == get_ident()
 
     @property
-    def at(self) -> "Subscription | None":
+    def at(self) -> Subscription | None:
         """Whose listener is being called, where that is noted here and not with the subscription."""
         return None
 
@@ -70,7 +74,7 @@ class Direct(Claim):
 
     __slots__ = ("_core", "given", "receivers", "state", "tell", "until", "wall")
 
-    def __init__(self, receivers: "tuple[Subscription, ...]", core: "Teller") -> None:
+    def __init__(self, receivers: tuple[Subscription, ...], core: Teller) -> None:
         super().__init__()
         self.receivers = receivers
         self.state = core.machine.state
@@ -97,7 +101,7 @@ class Direct(Claim):
         return False
 
     @property
-    def at(self) -> "Subscription":
+    def at(self) -> Subscription:
         return self.receivers[self.given - 1]
 
     def _tell_each(self, event: Event) -> None:

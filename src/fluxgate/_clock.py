@@ -1,17 +1,19 @@
 """Time as the engine sees it: a clock is anything with ``monotonic()`` and ``time()``, as the `time` module is."""
 
+from __future__ import annotations
+
 import math
 import time
-from typing import Any, Protocol
 
 from ._check import got
+from ._typing import TYPE_CHECKING, when_asked_for
 
+if TYPE_CHECKING:
+    from typing import Any
 
-class Clock(Protocol):
-    """Both in seconds: `monotonic` never goes back and serves durations and waits, `time` is Unix time."""
-
-    def monotonic(self) -> float: ...
-    def time(self) -> float: ...
+    from ._protocols import Clock as Clock
+else:
+    __getattr__, __dir__ = when_asked_for(__name__, "Clock")
 
 
 class CarefulClock:

@@ -5,19 +5,18 @@ that after the lock is released (see `_teller`). No code of the user's runs unde
 by contract. What needs no lock is in `_fast`.
 """
 
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from ._clock import Clock
 from ._fast import Fast
 from ._functions import WrongColour
 from ._gathered import failure_of
 from ._info import CircuitBreakerInfo
 from ._news import Cause, Fault, FaultOfTheCalls
 from ._routes import Around
-from ._rules import Changes, Rules, amend
+from ._rules import CHANGEABLE, Rules, amend
 from ._stamps import Lane, Leave, Stamp
 from ._text import clean, error_text, in_words, name_of, type_name
+from ._typing import TYPE_CHECKING
 from .errors import CallNotPermittedError
 from .events import (
     CallCancelled,
@@ -32,16 +31,20 @@ from .events import (
 from .state import State
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from ._protocols import Clock
     from ._registry import Reference
     from ._routes import Routes
     from .bus import Bus
 
 
-class _NoValue(Enum):
-    NO_VALUE = "no value"
+class _NoValue:
+    def __repr__(self) -> str:
+        return "NO_VALUE"
 
 
-NO_VALUE = _NoValue.NO_VALUE
+NO_VALUE = _NoValue()
 """A success without a value that `Returned` could judge: a ``with`` block's."""
 
 
@@ -50,7 +53,7 @@ class Core(Fast):
 
     __slots__ = ("__weakref__", "_unheard", "breaker", "with_blocks")
 
-    def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
+    def __init__(self, name: str, rules: Rules, clock: Clock, bus: Bus, *, asynchronous: bool) -> None:
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
         self.with_blocks: Any = None  # the blocks that are open: see `_face`
         self._unheard = 0  # calls that began surrounded, with nobody to hear of it
@@ -289,9 +292,9 @@ class Core(Fast):
 
     def configure(self, **parameters: Any) -> None:
         """Swap rules in place."""
-        unknown = [name for name in parameters if name not in Changes.__annotations__]
+        unknown = [name for name in parameters if name not in CHANGEABLE]
         if unknown:
-            raise TypeError(f"configure takes {', '.join(Changes.__annotations__)}; got {', '.join(unknown)}")
+            raise TypeError(f"configure takes {', '.join(CHANGEABLE)}; got {', '.join(unknown)}")
         now, wall = self.clock.monotonic(), self.clock.time()
         with self.lock:
             rules = amend(self.machine.rules, stacklevel=4, **parameters)
@@ -302,7 +305,7 @@ class Core(Fast):
 
     # -- steering from the bus ------------------------------------------------------------------------------------
 
-    def rewire(self, routes: "Routes") -> None:
+    def rewire(self, routes: Routes) -> None:
         """Other listeners than before; the next call finds out whether it needs the lock."""
         with self.lock:
             self.forget_lane()

@@ -1,32 +1,34 @@
 """What both breakers have: their construction, and everything that does not wait."""
 
-import contextlib
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType, FunctionType, TracebackType
-from typing import Any, Literal, Self, cast
 
 from . import _check, _gil
-from ._clock import Clock, as_clock
+from ._clock import as_clock
 from ._core import NO_VALUE, Core
 from ._functions import kind_of
 from ._info import CircuitBreakerInfo
 from ._limits import limits_of
 from ._rules import DEFAULT_RULES, amend, given
 from ._stamps import Stamp
-from ._subscription import Delivery, Listener, Subscription
+from ._subscription import Subscription
 from ._template import fall_back, fill_in, protect, unfilled
-from ._tripping import TripperLike
+from ._typing import TYPE_CHECKING, cast
 from .bus import Bus, as_bus
 from .events import Event
-from .permits import PermitLike
-from .retries import RetryLike
 from .state import State
-from .trackers import TrackerLike
 from .windows import Window
 
+if TYPE_CHECKING:
+    from typing import Any, Literal, Self
+
+    from ._protocols import Clock, Delivery, Listener, PermitLike, RetryLike, TrackerLike, TripperLike
+
 _getframe = sys._getframe  # pyright: ignore[reportPrivateUsage]
-_STACKS = contextlib.__dict__
+_stacks: dict[str, Any] | None = None
 """The globals of the frames in which an exit stack enters and leaves on behalf of another frame."""
 _DEEPER = 1 << 64  # more than any id
 
@@ -57,7 +59,7 @@ class Face:
         clock: Clock | None = None,
     ) -> None:
         if unfilled:
-            fill_in()
+            _get_ready()
         _check.name(name, "name")
         rules = DEFAULT_RULES
         if not (
@@ -158,8 +160,8 @@ class Face:
     def _decorate(self, func: Any, fallback: Callable[[Exception], Any] | None) -> Any:
         if not isinstance(func, FunctionType):
             if isinstance(func, (staticmethod, classmethod)):
-                method = cast(Any, func)
-                return cast(Any, type(method))(self._decorate(method.__func__, fallback))
+                method = cast("Any", func)
+                return cast("Any", type(method))(self._decorate(method.__func__, fallback))
             if isinstance(func, type) or not callable(func):
                 raise TypeError(f"{type(self).__name__} protects functions, got {_check.got(func)}")
         kind = kind_of(func)
@@ -192,7 +194,7 @@ class Face:
         core: Any = self._core
         stamp = _stamp or core.lane or self._admit(nested=True)
         frame = _getframe(_depth)
-        block = (_stack(frame) if frame.f_globals is _STACKS else id(frame), stamp, core.clock.monotonic())
+        block = (_stack(frame) if frame.f_globals is _stacks else id(frame), stamp, core.clock.monotonic())
         if not _gil.GIL:
             with core.lock:
                 _join(core, block)
@@ -230,6 +232,15 @@ class Face:
         raise NotImplementedError
 
 
+def _get_ready() -> None:
+    """What waits for the first breaker, so that `import fluxgate` does not."""
+    global _stacks
+    import contextlib
+
+    _stacks = contextlib.__dict__
+    fill_in()
+
+
 def _stack(frame: FrameType) -> int:
     """The exit stack that enters or leaves on behalf of another frame."""
     return id(frame.f_locals.get("self", frame))
@@ -258,7 +269,7 @@ def _join(core: Any, block: tuple[int, Stamp, float]) -> None:
 
 def _part(core: Any, frame: FrameType) -> tuple[int, Stamp, float]:
     """Take the block that the frame has entered last from among the others."""
-    place = _stack(frame) if frame.f_globals is _STACKS else id(frame)
+    place = _stack(frame) if frame.f_globals is _stacks else id(frame)
     held = core.with_blocks
     blocks = held[0]
     while place + _DEEPER in blocks:

@@ -15,13 +15,13 @@ is decided, numbered and told without it where nobody delivers and nothing waits
 called at once; only the look whether something has come meanwhile takes it.
 """
 
+from __future__ import annotations
+
 import math
 import time
-from typing import TYPE_CHECKING
 
 from . import _gil
 from ._claims import SILENT, Claim, Direct
-from ._clock import Clock
 from ._gathered import Failure
 from ._news import Cause
 from ._routes import Around, at_once
@@ -29,12 +29,14 @@ from ._rules import Rules
 from ._stamps import NEVER, Lane
 from ._teller import Letter, Teller
 from ._text import name_of
+from ._typing import TYPE_CHECKING
 from .errors import CallNotPermittedError
 from .events import CallFailed, CallRejected, CallStarted, CallSucceeded, Opening
 from .metric import Verdict
 from .state import FORCED_OPEN, OPEN, State
 
 if TYPE_CHECKING:
+    from ._protocols import Clock
     from ._subscription import Subscription
     from .bus import Bus
 
@@ -51,7 +53,7 @@ class Fast(Teller):
 
     __slots__ = ("_stretch", "gate", "heard_gate", "lane", "open")
 
-    def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
+    def __init__(self, name: str, rules: Rules, clock: Clock, bus: Bus, *, asynchronous: bool) -> None:
         super().__init__(name, rules, clock, bus, asynchronous=asynchronous)
         self.lane: Lane | None = None
         """The stamp of calls that begin without a word to anybody, while they may."""

@@ -1,15 +1,21 @@
 """What lives through a fork: the thread that held a lock is not in the child, so nobody would release it there."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from threading import get_ident
-from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
-M = TypeVar("M")
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    M = TypeVar("M")
 
 
-class _Members(Generic[M]):
+class _Members(Iterable["M"]):  # in quotes, which only type checkers look into
     """Objects of one kind, held weakly."""
 
     def __init__(self, **handlers: Any) -> None:
@@ -32,7 +38,7 @@ class _Members(Generic[M]):
                 continue
 
 
-class BegunAnew(_Members[M]):
+class BegunAnew(_Members["M"]):
     """Each member's ``after_fork()`` is called in the child: it begins anew, with locks that nobody holds."""
 
     def __init__(self) -> None:
@@ -44,7 +50,7 @@ class BegunAnew(_Members[M]):
             member.after_fork()
 
 
-class KeptWhole(_Members[M]):
+class KeptWhole(_Members["M"]):
     """Each member holds its locks while the process forks: from ``before_fork()`` to ``after_fork(child=...)``.
 
     So the child finds it whole. All are locked in one order, whichever thread forks.

@@ -1,9 +1,14 @@
 """What kind of function this is; `inspect` is imported when first needed, since it would double our import time."""
 
+from __future__ import annotations
+
 from types import CoroutineType, FunctionType
-from typing import Any
 
 from ._check import got
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class WrongColour(TypeError):

@@ -1,5 +1,7 @@
 """Calls that have gathered, to be recorded together; a window holds durations, of failures as negative numbers."""
 
+from __future__ import annotations
+
 import sys
 from array import array
 from collections.abc import Collection

@@ -1,5 +1,7 @@
 """What `info` gives."""
 
+from __future__ import annotations
+
 from ._record import Record
 from .metric import Metric
 from .state import State

@@ -4,8 +4,14 @@ A branch is one way to trip: one part of each alternative, all parts of each con
 limit of a kind has to be reached; of several branches the lowest trips first.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 
 class Limits(Mapping[str, float]):
@@ -21,7 +27,7 @@ class Limits(Mapping[str, float]):
         self.everywhere = frozenset(self._figures if everywhere is None else everywhere)
 
     @classmethod
-    def all_of(cls, parts: Iterable["Limits"]) -> Self:
+    def all_of(cls, parts: Iterable[Limits]) -> Self:
         """Of parts that must all be met."""
         needed: dict[str, float] = {}
         spare: dict[str, float] = {}
@@ -37,7 +43,7 @@ class Limits(Mapping[str, float]):
         return cls(spare | needed, everywhere)
 
     @classmethod
-    def any_of(cls, parts: Iterable["Limits"]) -> Self:
+    def any_of(cls, parts: Iterable[Limits]) -> Self:
         """Of parts of which one is enough."""
         lowest: dict[str, float] = {}
         everywhere: frozenset[str] | None = None

@@ -22,6 +22,8 @@ spare. A stretch ends where a call is forgotten by time, where the calls reach a
 is recorded.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection, Mapping
 from types import MappingProxyType

@@ -1,13 +1,13 @@
 """What the machine leaves to be told."""
 
-from typing import Any
+from __future__ import annotations
 
 from ._record import Record
 from .events import LastError
 from .metric import Metric, Verdict
 from .state import State, Trigger
 
-Cause = tuple[type[Any], str]
+Cause = tuple[type[object], str]
 """The type of an exception or of a value that was judged a failure, and its text, fit to be shown."""
 
 

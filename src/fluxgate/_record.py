@@ -6,7 +6,12 @@ Code in a hurry fills an instance of `drafts`, the same class without the lock, 
 class.
 """
 
-from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
+from __future__ import annotations
+
+from ._typing import TYPE_CHECKING, dataclass_transform
+
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, NoReturn, Self
 
 
 class _Drafts:
@@ -31,8 +36,11 @@ class Record:
     """Base of the immutable value types: equal by type and fields, hashable, picklable, printable."""
 
     __slots__ = ()
-    fields: ClassVar[tuple[str, ...]] = ()
-    drafts: ClassVar[_Drafts]
+    if TYPE_CHECKING:  # at run time `typing.get_type_hints` of a record would look for `ClassVar`
+        fields: ClassVar[tuple[str, ...]]
+        drafts: ClassVar[_Drafts]
+    else:
+        fields = ()
 
     def __init_subclass__(cls) -> None:
         if cls.__setattr__ is object.__setattr__:

@@ -1,20 +1,25 @@
 """The circuits of a bus that are alive, by name."""
 
+from __future__ import annotations
+
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+
+from ._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._core import Core
 
 
-class Reference(weakref.ref[Any]):
+class Reference(weakref.ref[object]):
     """A weak reference to a breaker that still has its core when the breaker is gone."""
 
     __slots__ = ("core",)
 
-    core: "Core"
+    core: Core
 
 
 class Registry:
@@ -29,14 +34,14 @@ class Registry:
         self._namesakes: dict[str, list[Core]] = {}
         """The others of a name."""
 
-    def enter(self, breaker: Any, core: "Core") -> None:
+    def enter(self, breaker: Any, core: Core) -> None:
         """Take in a new circuit."""
         core.breaker = Reference(breaker, self._dies)
         core.breaker.core = core
         if self._named.setdefault(core.name, core) is not core:
             self._namesakes.setdefault(core.name, []).append(core)
 
-    def strike(self, core: "Core") -> bool:
+    def strike(self, core: Core) -> bool:
         """Let one go; whether it was here."""
         held, core.breaker = core.breaker, None
         if held is None:
@@ -53,11 +58,11 @@ class Registry:
                 self._namesakes.pop(core.name, None)
         return True
 
-    def __iter__(self) -> "Iterator[Core]":
+    def __iter__(self) -> Iterator[Core]:
         namesakes = list(self._namesakes.values())
         return iter([*self._named.values(), *chain.from_iterable(namesakes)])
 
-    def named(self, names: Iterable[str]) -> "list[Core]":
+    def named(self, names: Iterable[str]) -> list[Core]:
         """Those of these names; without a look at the others, which may be thousands."""
         found: list[Core] = []
         for name in names:

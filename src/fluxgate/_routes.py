@@ -1,15 +1,19 @@
 """Which events of a circuit go to whom."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
 from . import _check
+from ._typing import TYPE_CHECKING
 from .events import EVENT_TYPES, CallEnded, CallStarted, Event, StateChanged, concrete
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._subscription import Subscription
 
-Routes = Mapping[type[Any], tuple["Subscription", ...]]
+Routes = Mapping[type[object], tuple["Subscription", ...]]
 NOWHERE: Routes = {}
 """Those of all circuits that nobody observes."""
 
@@ -32,7 +36,7 @@ class Around:
     """In a circuit's routes, the key of those that surround calls."""
 
 
-def table_of(subscriptions: "tuple[Subscription, ...]", among: tuple[type[Event], ...] = EVENT_TYPES) -> Routes:
+def table_of(subscriptions: tuple[Subscription, ...], among: tuple[type[Event], ...] = EVENT_TYPES) -> Routes:
     """The routes of a circuit that these subscriptions observe."""
     kinds = {kind for subscription in subscriptions for kind in subscription.kinds if kind in among}
     table: dict[type[Any], tuple[Subscription, ...]] = {
@@ -42,13 +46,13 @@ def table_of(subscriptions: "tuple[Subscription, ...]", among: tuple[type[Event]
     return {**table, Around: surrounding} if surrounding and among is EVENT_TYPES else table
 
 
-def at_once(routes: Routes, kind: type[Event]) -> "tuple[Subscription, ...]":
+def at_once(routes: Routes, kind: type[Event]) -> tuple[Subscription, ...]:
     """Who hears of such events, where every one of them can be called at once; else nobody."""
     told = routes.get(kind, ())
     return told if all(each.is_direct for each in told) else ()
 
 
-def _one_each(subscriptions: "Iterable[Subscription]") -> "tuple[Subscription, ...]":
+def _one_each(subscriptions: Iterable[Subscription]) -> tuple[Subscription, ...]:
     """The first for each destination."""
     chosen: dict[Hashable, Subscription] = {}
     for subscription in subscriptions:

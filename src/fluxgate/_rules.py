@@ -1,20 +1,24 @@
 """The parameters of a circuit, validated in one place for construction and `configure`."""
 
-import warnings
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, TypedDict
 
 from . import _check
 from ._limits import limits_of
 from ._record import Record
 from ._text import in_words
-from ._tripping import Tripper, TripperLike, as_tripper
-from .permits import Permit, PermitLike, Random, as_permit
-from .retries import Cooldown, Retry, RetryLike, as_retry
+from ._tripping import Tripper, as_tripper
+from ._typing import TYPE_CHECKING
+from .permits import Permit, Random, as_permit
+from .retries import Cooldown, Retry, as_retry
 from .state import CLOSED
-from .trackers import All, Tracker, TrackerLike, as_tracker
+from .trackers import All, Tracker, as_tracker
 from .trippers import DEFAULT_TRIPPER
 from .windows import CountWindow, Window
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Rules(Record):
@@ -52,18 +56,6 @@ class Rules(Record):
         return {**self.words(), "limits": limits_of(self.tripper)}
 
 
-class Changes(TypedDict, total=False):
-    """What `configure` can change."""
-
-    tracker: TrackerLike
-    tripper: TripperLike
-    retry: RetryLike
-    permit: PermitLike
-    slow_threshold: float
-    max_half_open_calls: int
-    half_open_timeout: float
-
-
 def _window(value: Any, what: str) -> Window:
     _check.instance(value, what, "a window")
     if not isinstance(value, Window):
@@ -90,6 +82,8 @@ _ACCEPT: dict[str, Callable[[Any, str], Any]] = {
     "max_half_open_calls": _check.whole,
     "half_open_timeout": _timeout,
 }
+CHANGEABLE = tuple(name for name in _ACCEPT if name != "window")
+"""What `configure` can change; type checkers read it from `_protocols.Changes`."""
 
 
 def given(**parameters: Any) -> dict[str, Any]:
@@ -113,6 +107,8 @@ def amend(rules: Rules, *, stacklevel: int = 3, **parameters: Any) -> Rules:
     changed = rules.__replace__(**accepted, plain_below=slowest)
     if tripper.applies(CLOSED) and tripper.least(CLOSED) > changed.window.capacity:
         text = f"{changed.window!r} never holds the {tripper.least(CLOSED)} calls that {tripper!r} needs"
+        import warnings  # here, since a program that has no need of it imports sooner
+
         warnings.warn(f"{text}: a closed circuit cannot trip by it", UserWarning, stacklevel=stacklevel)
     return changed
 

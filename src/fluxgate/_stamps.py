@@ -1,10 +1,12 @@
 """What marks an admitted call."""
 
+from __future__ import annotations
+
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from ._typing import TYPE_CHECKING
 from .events import Event
 
 if TYPE_CHECKING:

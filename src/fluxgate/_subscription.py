@@ -1,5 +1,7 @@
 """A listener's attachment to circuits, and how one event reaches it."""
 
+from __future__ import annotations
+
 import time
 import weakref
 from collections.abc import Callable, Collection, Hashable
@@ -7,40 +9,25 @@ from contextvars import Context, copy_context
 from itertools import count
 from threading import get_ident
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Literal, Self
 
 from . import _check
 from ._functions import is_async, refuse_coroutine
 from ._tasks import being_cancelled, outcome_in, running_loop, spawn, waiting_for
 from ._text import log
-from ._worker import Mailbox, Worker, outliving_interrupts
+from ._typing import TYPE_CHECKING, when_asked_for
 from .events import Event, ListenerFailed
 
 if TYPE_CHECKING:
+    from typing import Any, Self
+
     from ._core import Core
+    from ._protocols import Delivery as Delivery
+    from ._protocols import Listener
     from ._teller import Teller
+    from ._worker import Mailbox, Worker
     from .bus import Bus
-
-Listener = Callable[[Any], Any]
-"""Anything that can be called with an event; a coroutine function is awaited. It may also have
-
-- `events`: the event types that it wants, `StateChanged` alone if missing; asked when attached, and by
-  `Subscription.refresh`;
-- `delivery`: how it wants them if `attach` does not say, ``"inline"`` if missing;
-- `destination`: something hashable; of several listeners that name the same one, a circuit tells each event to the
-  first attached only, so that two of them do not count everything twice; asked when attached, and by `refresh`;
-- ``attached(subscription)``: called once it is attached, to look at the circuits that are there already;
-- ``tick()`` and `tick_interval` in seconds: called so often in a thread of its own, also while no call comes; with an
-  interval of ``None`` not at all, until `Subscription.wake`;
-- ``around(circuit_name, call_id, *, nested)``: called in an admitted call's own context before it runs, while the
-  listener asks for `CallStarted` or outcomes; what it returns, unless ``None``, is called there with the event that
-  ended the call, or ``None`` where nobody asks for that one. Not `nested`: the call is a generator's, or settled
-  elsewhere, so what is current at its beginning must not stay so;
-- ``instead(event)``: called with each `CallRejected` and `FallbackUsed` that it asks for in the caller's own thread and
-  context, before the caller goes on; as an event the same may reach it later, wherever others are being told;
-- ``close()``: called when it is detached for the last time, or the process ends.
-"""
-Delivery = Literal["inline", "background"]
+else:
+    __getattr__, __dir__ = when_asked_for(__name__, "Delivery")
 
 _CLOSE_WAIT = 1.0
 _TICK_AGAIN = 1.0  # seconds after a tick that failed
@@ -69,6 +56,8 @@ class Outlet:
     def worker(self) -> Worker:
         """Its thread, made when first needed."""
         if self._worker is None:
+            from ._worker import Worker
+
             self._worker = Worker(self.name)
         return self._worker
 
@@ -102,6 +91,8 @@ class Outlet:
                     await result
                 interval = tick_interval(self.listener)
         except BaseException as error:
+            from ._worker import outliving_interrupts
+
             with outliving_interrupts(self.name):
                 report(error)
             error.__traceback__ = None  # as in `_failed`
@@ -190,12 +181,12 @@ class Subscription:
 
     def __init__(
         self,
-        bus: "Bus",
+        bus: Bus,
         outlet: Outlet,
         kinds: frozenset[type[Event]],
         event_types: tuple[type[Event], ...],
         patterns: tuple[str, ...],
-        core: "Core | None",
+        core: Core | None,
         destination: Hashable,
         delivery: Delivery,
         queue_size: int,
@@ -217,6 +208,10 @@ class Subscription:
         self.call = outlet.call
         self.is_direct = delivery == "inline" and not outlet.is_async
         """Whether the listener can be called at once, wherever a call ends."""
+        if not self.is_direct:  # late, since most programs have no use for it, but not in the middle of a call
+            import importlib
+
+            importlib.import_module("fluxgate._worker")
         self._ended = False
         self._busy: list[int] = []
         self._box: Mailbox | None = None
@@ -225,12 +220,12 @@ class Subscription:
         return f"<Subscription of {self.outlet.name} ({'open' if self.active else 'closed'})>"
 
     @property
-    def core(self) -> "Core | None":
+    def core(self) -> Core | None:
         """The one circuit that it observes, or ``None`` for many."""
         return self._core
 
     @property
-    def bus(self) -> "Bus":
+    def bus(self) -> Bus:
         """Where it is attached."""
         return self._bus
 
@@ -244,14 +239,14 @@ class Subscription:
         """How many events wait for the listener in its background queue."""
         return 0 if self._box is None else self._box.backlog
 
-    def circuits(self) -> "list[Any]":
+    def circuits(self) -> list[Any]:
         """The breakers that it observes and that are alive, sorted by name."""
         if self._core is not None:
             breaker = self._bus.breaker(self._core)
             return [] if breaker is None else [breaker]
         return [breaker for breaker in self._bus.circuits() if self.observes(breaker._core)]
 
-    def namesakes(self, names: Collection[str]) -> "list[Any]":
+    def namesakes(self, names: Collection[str]) -> list[Any]:
         """Those of `circuits` that have one of these names, in no order."""
         if self._core is not None:
             return self.circuits() if self._core.name in names else []
@@ -334,7 +329,7 @@ class Subscription:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def observes(self, core: "Teller") -> bool:
+    def observes(self, core: Teller) -> bool:
         """Whether it concerns this circuit."""
         if self._core is not None:
             return self._core is core
@@ -344,11 +339,11 @@ class Subscription:
 
         return any(fnmatchcase(core.name, pattern) for pattern in self._patterns)
 
-    def needs_await(self, core: "Teller") -> bool:
+    def needs_await(self, core: Teller) -> bool:
         """Whether the circuit's own task must await the listener."""
         return core.asynchronous and self.outlet.is_async and not self._background
 
-    def take(self, event: Event, context: Context, core: "Teller") -> None:
+    def take(self, event: Event, context: Context, core: Teller) -> None:
         """Call the listener, or queue for it."""
         if not self._background and not self.outlet.is_async:
             self._call(self.call, event, context, core)
@@ -357,7 +352,7 @@ class Subscription:
             if box is not None:  # else it was closed before its turn
                 box.put(event, context, core)
 
-    def enter(self, core: "Teller", call_id: int | None, nested: bool) -> Callable[[Event | None], None] | None:
+    def enter(self, core: Teller, call_id: int | None, nested: bool) -> Callable[[Event | None], None] | None:
         """Let the listener surround a call; how it is to leave it."""
         around: Any = self.outlet.around  # only those that have it are asked (see `_routes`)
         me = get_ident()
@@ -387,15 +382,17 @@ class Subscription:
     def _mailbox(self) -> Mailbox | None:
         with self._bus.lock:
             if self._box is None and self.active:
+                from ._worker import Mailbox
+
                 self._box = Mailbox(self, self.outlet.worker, self._queue_size)
             return self._box
 
-    def take_instead(self, event: Event, core: "Teller") -> None:
+    def take_instead(self, event: Event, core: Teller) -> None:
         """Tell the listener what came instead of a call, where it came."""
         if self.outlet.instead is not None:
             self._call(self.outlet.instead, event, copy_context(), core)
 
-    def _call(self, listener: Listener, event: Event, context: Context, core: "Teller") -> None:
+    def _call(self, listener: Listener, event: Event, context: Context, core: Teller) -> None:
         # Announced before `active` is read, as `close` reads it after clearing `active`: one sees the other.
         me = get_ident()
         self._busy.append(me)
@@ -411,7 +408,7 @@ class Subscription:
         finally:
             self._busy.remove(me)
 
-    async def take_async(self, event: Event, context: Context, core: "Teller") -> None:
+    async def take_async(self, event: Event, context: Context, core: Teller) -> None:
         """Await the listener."""
         me = get_ident()
         self._busy.append(me)
@@ -426,7 +423,7 @@ class Subscription:
                 raise error
             self.failed(event, error, core)
 
-    async def hand_over(self, event: Event, context: Context, core: "Teller") -> None:
+    async def hand_over(self, event: Event, context: Context, core: Teller) -> None:
         """Call or await the listener in its worker's thread, which nothing may end."""
         try:
             if self.outlet.is_async:
@@ -441,7 +438,7 @@ class Subscription:
         """Its background queue, if one was needed."""
         return self._box
 
-    def failed(self, event: Event | None, error: BaseException, core: "Teller") -> None:
+    def failed(self, event: Event | None, error: BaseException, core: Teller) -> None:
         seen = self._bus.count_failure(self.outlet)
         # a failure over the news of a failure is not news again, or two broken listeners would never end
         tell = not isinstance(event, ListenerFailed)

@@ -1,8 +1,14 @@
 """The little that the engine asks of asyncio, which it never imports by itself: no loop runs where nobody did."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Awaitable
-from typing import Any
+
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _spawned: set[Any] = set()  # an event loop holds its tasks weakly
 

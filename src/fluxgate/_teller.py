@@ -6,16 +6,16 @@ first; one that finds another delivering leaves its events to it. So nobody wait
 listener may call the breaker, and the order holds.
 """
 
+from __future__ import annotations
+
 import weakref
 from collections import deque
 from collections.abc import Coroutine, Generator
-from contextlib import closing, suppress
 from contextvars import copy_context
 from threading import RLock
-from typing import TYPE_CHECKING, Any
 
 from ._claims import WAITING, Claim, Direct
-from ._clock import CarefulClock, Clock
+from ._clock import CarefulClock
 from ._machine import Machine
 from ._news import Change, Fault, FaultOfTheCalls
 from ._routes import NOWHERE, Routes
@@ -23,6 +23,7 @@ from ._rules import Rules
 from ._tasks import running_loop, shielded, spawn
 from ._text import error_text, in_words, log, type_name
 from ._trace import trace_ids
+from ._typing import TYPE_CHECKING
 from .events import (
     CircuitCreated,
     CircuitRetired,
@@ -37,6 +38,9 @@ from .events import (
 from .state import FORCED_OPEN, HALF_OPEN, OPEN
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from ._protocols import Clock
     from ._subscription import Subscription
     from .bus import Bus
 
@@ -69,7 +73,7 @@ class Teller:
         "routes",
     )
 
-    def __init__(self, name: str, rules: Rules, clock: Clock, bus: "Bus", *, asynchronous: bool) -> None:
+    def __init__(self, name: str, rules: Rules, clock: Clock, bus: Bus, *, asynchronous: bool) -> None:
         self.name = name
         self.clock = clock
         self.careful = clock if isinstance(clock, CarefulClock) else None
@@ -123,7 +127,7 @@ class Teller:
             self.claim = WAITING
         outbox.append(letter)
 
-    def open_outbox(self) -> "deque[Letter]":
+    def open_outbox(self) -> deque[Letter]:
         outbox: Any = self.outbox
         if outbox is _NONE_YET:
             fresh = deque[Letter]()
@@ -131,7 +135,7 @@ class Teller:
             self.outbox = outbox = fresh if self.outbox is _NONE_YET else self.outbox
         return outbox  # type: ignore[no-any-return]
 
-    def _drop_oldest(self, outbox: "deque[Letter]") -> None:
+    def _drop_oldest(self, outbox: deque[Letter]) -> None:
         """Whoever delivers is stuck: the oldest event goes, but not the one at hand, nor what is no event."""
         for index, letter in enumerate(outbox):
             if index and isinstance(letter.item, Event):
@@ -223,7 +227,7 @@ class Teller:
         self.tell(CircuitRetired)
         if self.own:
             with self.lock:
-                self.push(_FAREWELL)
+                self.push(_Farewell)
         self.deliver_soon()
 
     # -- delivery -------------------------------------------------------------------------------------------------
@@ -263,8 +267,10 @@ class Teller:
         if self.outbox:
             loop = running_loop() if in_loop else self._home()
             if loop is not None and self.awaits:
-                with suppress(RuntimeError):  # it was closed just now: the next call goes on
+                try:
                     loop.call_soon_threadsafe(lambda: spawn(loop, self.deliver_async()))
+                except RuntimeError:  # it was closed just now: the next call goes on
+                    pass
                 return
             claim = Claim()
             try:
@@ -293,7 +299,7 @@ class Teller:
         claim = self.claim
         return claim is not None and not claim.is_mine
 
-    def _take(self, claim: Claim) -> "Letter | None":
+    def _take(self, claim: Claim) -> Letter | None:
         """Take over the delivery, and the first letter; ``None``: another delivers, or nothing is left."""
         # Peeked at without the lock: whoever holds the claim looks into the outbox once more before giving it up.
         held = self.claim
@@ -304,7 +310,7 @@ class Teller:
                 self.claim = claim
             return self._next(claim, None)
 
-    def advance(self, claim: Claim, letter: "Letter | None") -> "tuple[Letter, Subscription] | None":
+    def advance(self, claim: Claim, letter: Letter | None) -> tuple[Letter, Subscription] | None:
         """Deliver from that letter on, up to the next listener that must be awaited; that is given out with its letter.
 
         ``None``: all told. A letter leaves the outbox when all have had it, so that one who takes over from an
@@ -315,7 +321,7 @@ class Teller:
                 self._tell_losses()
             if isinstance(letter.item, Fault):
                 self._report(letter.item)
-            elif letter.item is _FAREWELL:
+            elif letter.item is _Farewell:
                 for subscription in self.own:
                     subscription.retire()
             while letter.given < len(letter.receivers):
@@ -356,7 +362,7 @@ class Teller:
                 self.claim = WAITING if self.outbox else None
         return interrupted
 
-    def let_go(self, claim: Claim, letter: "Letter | None" = None) -> None:
+    def let_go(self, claim: Claim, letter: Letter | None = None) -> None:
         """Interrupted, or closed as its event loop ended: the next call takes over, with the letter at hand first."""
         with self.lock:
             if self.claim is claim:
@@ -371,7 +377,7 @@ class Teller:
         finally:
             self.let_go(claim)
 
-    def _next(self, claim: Claim, done: "Letter | None") -> "Letter | None":
+    def _next(self, claim: Claim, done: Letter | None) -> Letter | None:
         with self.lock:
             if self.claim is not claim:  # taken over
                 return None
@@ -382,17 +388,17 @@ class Teller:
             self.claim = None
             return None
 
-    async def _drive(
-        self, claim: Claim, step: "tuple[Letter, Subscription] | None", guard: Generator[None, None, None]
-    ) -> None:
+    async def _drive(self, claim: Claim, step: tuple[Letter, Subscription] | None, guard: Generator[None]) -> None:
         loop = running_loop()
         self._last_loop = None if loop is None else weakref.ref(loop)
-        with closing(guard):
+        try:
             while step is not None:
                 letter, subscription = step
                 letter.given += 1  # only now: a task that never began leaves it to whoever takes over
                 await subscription.take_async(letter.item, letter.context, self)
                 step = self.advance(claim, letter)
+        finally:
+            guard.close()
 
     def _report(self, fault: Fault) -> None:
         """A rule of the user's failed."""
@@ -432,7 +438,7 @@ class Letter:
 
     __slots__ = ("context", "given", "item", "receivers")
 
-    def __init__(self, item: Any, receivers: "tuple[Subscription, ...]") -> None:
+    def __init__(self, item: Any, receivers: tuple[Subscription, ...]) -> None:
         self.item = item
         self.context = copy_context()  # whoever delivers may be another thread or task
         self.receivers = receivers
@@ -440,7 +446,4 @@ class Letter:
 
 
 class _Farewell:
-    """The last thing in the outbox of a retired circuit."""
-
-
-_FAREWELL: Any = _Farewell()
+    """The class itself is the last thing in the outbox of a retired circuit."""

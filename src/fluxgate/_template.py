@@ -9,23 +9,26 @@ delivers, the claim, and the event from its number to the moment it is told: CPy
 handlers, at calls, returns and backward jumps only.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable
 from functools import WRAPPER_ASSIGNMENTS, cache, update_wrapper
 from types import CoroutineType, FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._claims import WAITING, WRAPPERS
 from ._core import NO_VALUE
 from ._functions import refuse_coroutine, require_awaitable
+from ._typing import TYPE_CHECKING
 from .errors import CallNotPermittedError
 from .events import CallSucceeded
 
 if TYPE_CHECKING:
-    from ._core import Core
+    from typing import Any, TypeVar
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+    _F = TypeVar("_F", bound=Callable[..., Any])
+    from ._core import Core
 
 _PATH = """\
 def make(_func, _core, {clock}):
@@ -291,7 +294,7 @@ def _dressed(wrapper: Any, func: Any) -> Any:
     return wrapper
 
 
-def protect(func: Any, kind: str, core: "Core") -> Any:
+def protect(func: Any, kind: str, core: Core) -> Any:
     """A wrapper of the function's own kind and parameters that calls it through the circuit."""
     # The usual clock is the same for all, so the wrapper finds it among its globals and needs no cell of its own.
     clock = _UNUSED if core.clock is time else "_clock"

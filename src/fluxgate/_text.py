@@ -1,9 +1,16 @@
 """How errors become text: redacted by the user's function, then cut; never kept as live objects."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from __future__ import annotations
 
-_F = TypeVar("_F", bound=Callable[[str], str])
+from collections.abc import Callable
+
+from ._typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _F = TypeVar("_F", bound=Callable[[str], str])
+
 _SHOWN = 200
 _READ = 4096  # of a huge text, what the user's function is given
 

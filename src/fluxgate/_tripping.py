@@ -11,20 +11,21 @@ spare(...)          how many failures cannot trip it yet
 limits              the figures by which it trips while the circuit is closed
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, final
 
 from . import _check
 from ._limits import NO_LIMITS, Limits, limits_of
 from ._text import calls_in_words, in_words
+from ._typing import TYPE_CHECKING, final
 from .metric import Metric, Verdict
 from .state import CLOSED, State
 
+if TYPE_CHECKING:
+    from typing import Any
 
-class TripperLike(Protocol):
-    """The least that serves as a tripper. It runs under the engine's lock: it must be pure and quick."""
-
-    def __call__(self, metric: Metric, state: State, consecutive_failures: int, /) -> bool: ...
+    from ._protocols import TripperLike
 
 
 class Tripper:
@@ -89,16 +90,16 @@ class Tripper:
     def __bool__(self) -> bool:
         raise TypeError(f"{self!r} has no truth value: combine trippers with & and |, not with `and` and `or`")
 
-    def __and__(self, other: TripperLike) -> "Tripper":
+    def __and__(self, other: TripperLike) -> Tripper:
         return _AllOf((self, as_tripper(other, "the right side of &")))
 
-    def __rand__(self, other: TripperLike) -> "Tripper":
+    def __rand__(self, other: TripperLike) -> Tripper:
         return _AllOf((as_tripper(other, "the left side of &"), self))
 
-    def __or__(self, other: TripperLike) -> "Tripper":
+    def __or__(self, other: TripperLike) -> Tripper:
         return _AnyOf((self, as_tripper(other, "the right side of |")))
 
-    def __ror__(self, other: TripperLike) -> "Tripper":
+    def __ror__(self, other: TripperLike) -> Tripper:
         return _AnyOf((as_tripper(other, "the left side of |"), self))
 
 

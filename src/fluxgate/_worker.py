@@ -1,5 +1,7 @@
 """Background delivery: a bounded queue a subscription, and one daemon thread with an event loop a listener."""
 
+from __future__ import annotations
+
 import math
 import time
 import weakref
@@ -8,13 +10,15 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from threading import Condition, RLock, Thread, current_thread
-from typing import TYPE_CHECKING, Any
 
 from ._tasks import waiting_for
 from ._text import log
+from ._typing import TYPE_CHECKING
 from .events import Event, EventsDropped
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._subscription import Subscription
     from ._teller import Teller
 
@@ -34,7 +38,7 @@ def outliving_interrupts(name: str) -> Generator[None, None, None]:
 class Mailbox:
     """What waits for one subscription. When it is full the oldest event goes: the newest explains the present."""
 
-    def __init__(self, subscription: "Subscription", worker: "Worker", size: int) -> None:
+    def __init__(self, subscription: Subscription, worker: Worker, size: int) -> None:
         self.subscription = subscription
         self._worker = worker
         self._size = size
@@ -49,7 +53,7 @@ class Mailbox:
         self._reported_at = -_REPORT_EVERY
         self._then: Callable[[], None] | None = None
 
-    def put(self, event: Event, context: Context, core: "Teller") -> None:
+    def put(self, event: Event, context: Context, core: Teller) -> None:
         """Queue an event; never waits."""
         with self._lock:
             if len(self._waiting) >= self._size:
@@ -80,7 +84,7 @@ class Mailbox:
         if core is not None:
             core.deliver_soon(in_loop=False)
 
-    def take(self) -> "tuple[Event, Context, Teller] | None":
+    def take(self) -> tuple[Event, Context, Teller] | None:
         """The oldest event; ``None``, and the box is at rest, when there is none."""
         with self._lock:
             self._in_hand = bool(self._waiting)
@@ -204,7 +208,7 @@ class Worker:
         return self._ticking or self._tick_at < math.inf
 
     def start_ticking(
-        self, tick: "weakref.WeakMethod[Callable[[], Awaitable[float | None]]]", delay: float = 0.0
+        self, tick: weakref.WeakMethod[Callable[[], Awaitable[float | None]]], delay: float = 0.0
     ) -> None:
         """Call `tick` in `delay` seconds, and again whenever the seconds that it returned have passed, until that is
         ``None``. It is held weakly.

@@ -1,25 +1,31 @@
 """The two faces of a circuit. They share one core and one call path; ``await`` is the only difference."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from . import _check
 from ._acquired import AsyncCall, Call
 from ._core import NO_VALUE
 from ._face import Face, fallback_of
 from ._functions import kind_of, refuse_coroutine
-from ._rules import Changes
 from ._stamps import Stamp
 from ._template import calling
+from ._typing import TYPE_CHECKING, overload
 from .errors import CallNotPermittedError
 from .state import State
 
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
-G = TypeVar("G", bound=AsyncIterator[Any])
+if TYPE_CHECKING:
+    from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack
+
+    from ._protocols import Changes
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    T = TypeVar("T")
+    G = TypeVar("G", bound=AsyncIterator[Any])
 
 
 class CircuitBreaker(Face):
@@ -132,7 +138,7 @@ class CircuitBreaker(Face):
 
         return run_fallback
 
-    def acquire(self) -> "Call":
+    def acquire(self) -> Call:
         """Admit one call that is settled elsewhere: for streams, callbacks and protocols of one's own.
 
         Raises:
@@ -316,7 +322,7 @@ class AsyncCircuitBreaker(Face):
 
         return run_fallback
 
-    async def acquire(self) -> "AsyncCall":
+    async def acquire(self) -> AsyncCall:
         """Admit one call that is settled elsewhere: for streams, callbacks and protocols of one's own.
 
         Raises:

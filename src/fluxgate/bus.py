@@ -1,27 +1,31 @@
 """The event bus: who listens to which circuits, and how events reach them."""
 
+from __future__ import annotations
+
 import atexit
-import contextlib
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any
 
 from . import _check
 from ._claims import Claim
 from ._forks import KeptWhole
 from ._registry import Reference, Registry
 from ._routes import Routes, kinds_of, table_of
-from ._subscription import Delivery, Listener, Outlet, Subscription, destination_of, tick_interval
+from ._subscription import Outlet, Subscription, destination_of, tick_interval
 from ._text import log
-from ._worker import Mailbox, give_up
+from ._typing import TYPE_CHECKING
 from .events import Event, EventsDropped, ListenerFailed
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._core import Core
+    from ._protocols import Delivery, Listener
+    from ._worker import Mailbox
 
 _EXIT_WAIT = 2.0
 _CLOSE_WAIT = 1.0
@@ -60,7 +64,7 @@ class Bus:
 
     # -- circuits -------------------------------------------------------------------------------------------------
 
-    def register(self, breaker: Any, core: "Core") -> None:
+    def register(self, breaker: Any, core: Core) -> None:
         """Enter a new circuit."""
         if self.graveyard:
             self.bury()
@@ -80,12 +84,12 @@ class Bus:
         found = map(self.breaker, self._circuits.named(names))
         return [breaker for breaker in found if breaker is not None]
 
-    def breaker(self, core: "Core") -> Any:
+    def breaker(self, core: Core) -> Any:
         """The breaker of this circuit, or ``None`` where it is gone or retired."""
         reference = core.breaker
         return None if reference is None else reference()
 
-    def retire(self, core: "Core") -> None:
+    def retire(self, core: Core) -> None:
         """Let a circuit go: tell its listeners, then detach its own."""
         with self.lock:
             mine = self._circuits.strike(core)
@@ -99,7 +103,7 @@ class Bus:
             late = (EventsDropped, ListenerFailed)
             core.rewire(table_of(tuple(sub for sub in self._subscriptions if sub.observes(core)), late))
 
-    def next_stranded(self) -> "Core | None":
+    def next_stranded(self) -> Core | None:
         """One of the retired circuits whose last events wait for an event loop."""
         try:
             return self.stranded.popleft()
@@ -152,7 +156,7 @@ class Bus:
 
     def attach_to(
         self,
-        core: "Core",
+        core: Core,
         listener: Listener,
         event_types: tuple[type[Event], ...],
         delivery: Delivery | None,
@@ -166,7 +170,7 @@ class Bus:
         listener: Listener,
         event_types: tuple[type[Event], ...],
         patterns: tuple[str, ...],
-        core: "Core | None",
+        core: Core | None,
         delivery: Delivery | None,
         queue_size: int,
     ) -> Subscription:
@@ -258,7 +262,7 @@ class Bus:
             del self._outlets[id(outlet.listener)]
         outlet.close()
 
-    def _rewire(self, core: "Core | None") -> None:
+    def _rewire(self, core: Core | None) -> None:
         if core is None:
             self._routes.clear()
         elif core.retired:
@@ -341,10 +345,13 @@ class Bus:
         for core in self._cores():
             if core.awaits:
                 import asyncio
+                from contextlib import suppress
 
-                with contextlib.suppress(asyncio.TimeoutError):
+                with suppress(TimeoutError):
                     asyncio.run(asyncio.wait_for(core.deliver_async(), max(deadline - time.monotonic(), 0)))
         if not self.flush(max(deadline - time.monotonic(), 0)):
+            from ._worker import give_up
+
             give_up(self._boxes())
         deadline = time.monotonic() + _CLOSE_WAIT  # for all of them together, and a moment for each
         for outlet in self._live_outlets():
@@ -373,11 +380,11 @@ class Bus:
             claims = [core.claim for core in self._all_cores()]
         return [claim for claim in claims if claim is not None]
 
-    def _cores(self) -> list["Core"]:
+    def _cores(self) -> list[Core]:
         with self.lock:
             return [*self._circuits, *self.stranded]
 
-    def _all_cores(self) -> list["Core"]:
+    def _all_cores(self) -> list[Core]:
         """The retired ones as well, which may have calls in flight."""
         retired = [reference() for reference in self._retired.copy()]  # whole, whoever goes meanwhile
         return [*self._circuits, *(core for core in retired if core is not None)]
@@ -408,7 +415,7 @@ class Bus:
         self.lock.release()
 
 
-def _tick_failed(bus: "weakref.ref[Bus]", outlet: "weakref.ref[Outlet]", error: BaseException) -> None:
+def _tick_failed(bus: weakref.ref[Bus], outlet: weakref.ref[Outlet], error: BaseException) -> None:
     # Held weakly: a listener's thread must not keep alive what nobody else needs.
     its_bus, its_outlet = bus(), outlet()
     if its_bus is not None and its_outlet is not None:

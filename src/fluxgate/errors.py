@@ -1,10 +1,14 @@
 """What Fluxgate raises, and the one sentence for a missing extra."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from ._typing import TYPE_CHECKING
 from .events import Opening
 from .metric import Verdict
 from .state import State
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _REFUSALS = {
     State.HALF_OPEN: ("is half-open and did not take this call as a probe", "; it had opened on: "),

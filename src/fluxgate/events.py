@@ -5,14 +5,19 @@ published events, and the state of the circuit at that moment (after the move, f
 Durations and waits are seconds, rates are ratios from 0 to 1.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
 
 from ._check import got
 from ._limits import Limits
 from ._record import Record
+from ._typing import TYPE_CHECKING, cast
 from .metric import Metric, Verdict
 from .state import State, Trigger
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class LastError(Record):
@@ -220,7 +225,7 @@ class _Described(Event):
 
     def __init__(self, **values: Any) -> None:
         if isinstance(limits := values.get("limits"), Mapping):
-            values["limits"] = Limits(cast(Mapping[str, float], limits))  # one that cannot be changed
+            values["limits"] = Limits(cast("Mapping[str, float]", limits))  # one that cannot be changed
         super().__init__(**values)
 
 

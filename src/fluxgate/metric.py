@@ -1,12 +1,17 @@
 """The sums of a window, and the verdict that a tripper reaches on them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from . import _check
 from ._record import Record
 from ._text import calls_in_words
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _NO_COUNTS: Mapping[float, int] = MappingProxyType({})
 
@@ -118,7 +123,7 @@ class Verdict(Record):
     """The figure that was compared, in the rule's own unit (a ratio 0–1, seconds or a count)."""
     limit: float | None
     """What it was compared with, in the same unit."""
-    parts: tuple["Verdict", ...]
+    parts: tuple[Verdict, ...]
     """The verdicts of the rules that this one is made of."""
     joined_by: str
     """``"and"`` or ``"or"`` where there are parts."""
@@ -130,7 +135,7 @@ class Verdict(Record):
         text: str = "",
         observed: float | None = None,
         limit: float | None = None,
-        parts: tuple["Verdict", ...] = (),
+        parts: tuple[Verdict, ...] = (),
         joined_by: str = "",
     ) -> None:
         super().__init__(

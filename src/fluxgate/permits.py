@@ -1,15 +1,19 @@
 """Permits choose which calls a half-open circuit admits as probes, beneath its `max_half_open_calls`."""
 
-from typing import Any, Protocol, final
+from __future__ import annotations
 
 from . import _check
 from ._chance import chance
+from ._typing import TYPE_CHECKING, final, when_asked_for
 
+if TYPE_CHECKING:
+    from typing import Any
 
-class PermitLike(Protocol):
-    """The least that serves as a permit. It runs under the engine's lock: it must be pure and quick."""
+    from ._protocols import PermitLike
+else:
+    __getattr__, __dir__ = when_asked_for(__name__, "PermitLike")
 
-    def __call__(self, elapsed: float, /) -> bool: ...
+__all__ = ["All", "Permit", "PermitLike", "RampUp", "Random"]
 
 
 class Permit:

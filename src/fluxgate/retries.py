@@ -3,17 +3,22 @@
 The engine asks once an opening, so that jitter is drawn once and the promised `retry_after` stays true.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any, Protocol, final
 
 from . import _check
 from ._chance import chance
+from ._typing import TYPE_CHECKING, final, when_asked_for
 
+if TYPE_CHECKING:
+    from typing import Any
 
-class RetryLike(Protocol):
-    """The least that serves as a retry. It runs under the engine's lock: it must be pure and quick."""
+    from ._protocols import RetryLike
+else:
+    __getattr__, __dir__ = when_asked_for(__name__, "RetryLike")
 
-    def wait(self, reopens: int, /) -> float: ...
+__all__ = ["Always", "Backoff", "Cooldown", "Never", "Retry", "RetryAfter", "RetryLike"]
 
 
 class Retry:

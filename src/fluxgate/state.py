@@ -1,7 +1,13 @@
 """The states of a circuit and the causes that move it from one to another."""
 
+from __future__ import annotations
+
 from enum import StrEnum
-from typing import Final
+
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 
 class State(StrEnum):

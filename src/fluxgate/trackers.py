@@ -7,17 +7,22 @@ mean what they say. What no tracker judges is not a failure: an exception is the
 success.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, final
 
 from . import _check
+from ._typing import TYPE_CHECKING, final, when_asked_for
 from .errors import CallNotPermittedError
 
+if TYPE_CHECKING:
+    from typing import Any
 
-class TrackerLike(Protocol):
-    """The least that serves as a tracker: a call with the exception that answers whether it is a failure."""
+    from ._protocols import TrackerLike
+else:
+    __getattr__, __dir__ = when_asked_for(__name__, "TrackerLike")
 
-    def __call__(self, error: Exception, /) -> bool: ...
+__all__ = ["All", "Custom", "Returned", "Tracker", "TrackerLike", "TypeOf"]
 
 
 class Tracker:
@@ -45,19 +50,19 @@ class Tracker:
             f"{self!r} has no truth value: combine trackers with &, | and ~, not with `and`, `or` and `not`"
         )
 
-    def __and__(self, other: TrackerLike) -> "Tracker":
+    def __and__(self, other: TrackerLike) -> Tracker:
         return _AllOf((self, as_tracker(other, "the right side of &")))
 
-    def __rand__(self, other: TrackerLike) -> "Tracker":
+    def __rand__(self, other: TrackerLike) -> Tracker:
         return _AllOf((as_tracker(other, "the left side of &"), self))
 
-    def __or__(self, other: TrackerLike) -> "Tracker":
+    def __or__(self, other: TrackerLike) -> Tracker:
         return _AnyOf((self, as_tracker(other, "the right side of |")))
 
-    def __ror__(self, other: TrackerLike) -> "Tracker":
+    def __ror__(self, other: TrackerLike) -> Tracker:
         return _AnyOf((as_tracker(other, "the left side of |"), self))
 
-    def __invert__(self) -> "Tracker":
+    def __invert__(self) -> Tracker:
         return _Not(self)
 
 

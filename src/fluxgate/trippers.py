@@ -1,14 +1,21 @@
 """Trippers decide whether the circuit trips: rules, joined by ``&`` and ``|`` to a tree (see `_tripping`)."""
 
+from __future__ import annotations
+
 import math
-from typing import final
 
 from . import _check
 from ._limits import NO_LIMITS, Limits
 from ._text import calls_in_words
-from ._tripping import Tripper, TripperLike
+from ._tripping import Tripper
+from ._typing import TYPE_CHECKING, final, when_asked_for
 from .metric import Metric, Verdict, compared, rate_in_words
 from .state import CLOSED, State
+
+if TYPE_CHECKING:
+    from ._protocols import TripperLike
+else:
+    __getattr__, __dir__ = when_asked_for(__name__, "TripperLike")
 
 __all__ = [
     "DEFAULT_TRIPPER",

@@ -5,14 +5,16 @@ opens a record of its own from one: `CountRecord` costs 8 bytes a call, and half
 keeps sums in at most 100 slices, whatever the traffic.
 """
 
+from __future__ import annotations
+
 import math
 from array import array
 from collections import deque
 from collections.abc import Collection
-from typing import final
 
 from . import _check
 from ._gathered import FAILED_AT_ONCE, Gathered, duration_of, negative
+from ._typing import final
 from .metric import Metric, make_metric
 
 _SLICES = 100
@@ -25,7 +27,7 @@ _NO_COUNTS: list[int] = []
 class Window:
     """Base of the two windows."""
 
-    def open(self, slow_threshold: float, thresholds: Collection[float]) -> "Record":
+    def open(self, slow_threshold: float, thresholds: Collection[float]) -> Record:
         """An empty record of this shape, for one circuit."""
         raise NotImplementedError
 
@@ -51,7 +53,7 @@ class CountWindow(Window):
     def __init__(self, size: int) -> None:
         self.size = _check.whole(size, "CountWindow(size)")
 
-    def open(self, slow_threshold: float, thresholds: Collection[float]) -> "Record":
+    def open(self, slow_threshold: float, thresholds: Collection[float]) -> Record:
         return CountRecord(self.size, slow_threshold, thresholds)
 
     @property
@@ -80,7 +82,7 @@ class TimeWindow(Window):
     def __init__(self, size: float) -> None:
         self.size = _check.number(size, "TimeWindow(size)", at_least=0.001)
 
-    def open(self, slow_threshold: float, thresholds: Collection[float]) -> "Record":
+    def open(self, slow_threshold: float, thresholds: Collection[float]) -> Record:
         return TimeRecord(self.size, slow_threshold, thresholds)
 
     def __repr__(self) -> str:
