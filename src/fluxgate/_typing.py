@@ -40,7 +40,7 @@ def when_asked_for(module: str, *names: str) -> tuple[Callable[[str], Any], Call
 
     def get(name: str) -> Any:
         if name not in names:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name, obj=home)
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
         from . import _protocols
 
         found = getattr(_protocols, name)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, assert_type
+from typing import Any, Protocol, assert_type
 
 import fluxgate
 from fluxgate import (
@@ -32,9 +32,11 @@ from fluxgate import (
     TypeOf,
     events,
 )
+from fluxgate.permits import PermitLike
+from fluxgate.retries import RetryLike
 from fluxgate.testing import EventRecorder, VirtualClock
-from fluxgate.trackers import All, Tracker
-from fluxgate.trippers import Tripper
+from fluxgate.trackers import All, Tracker, TrackerLike
+from fluxgate.trippers import Tripper, TripperLike
 
 
 def too_many(metric: Metric, state: State, consecutive_failures: int) -> bool:
@@ -53,6 +55,22 @@ class Fixed:
     def wait(self, reopens: int) -> float:
         return 5.0
 
+
+class Described(RetryLike, Protocol):
+    description: str
+
+
+class InWords(Fixed):
+    description = "always five seconds"
+
+
+retry: RetryLike = Fixed()
+described: Described = InWords()
+undescribed: Described = Fixed()  # type: ignore[assignment]
+judge: TripperLike = too_many
+misjudge: TripperLike = server_fault  # type: ignore[assignment]
+rule: TrackerLike = server_fault
+choice: PermitLike = early
 
 tripper = (Closed() & MinRequests(20) & FailureRate(0.6)) | (HalfOpened() & MinRequests(5) & FailureRate(0.5))
 assert_type(tripper, Tripper)
