@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _getframe = sys._getframe  # pyright: ignore[reportPrivateUsage]
 _stacks: dict[str, Any] | None = None
-"""The globals of the frames in which an exit stack enters and leaves on behalf of another frame."""
+"""The globals of the frames in which an exit stack enters and leaves on behalf of another; see `_get_ready`."""
 _DEEPER = 1 << 64  # more than any id
 
 

@@ -1,8 +1,8 @@
-"""What the engine needs of `typing` while a program runs, without it: to import that takes as long as the whole engine.
+"""What the engine needs of `typing` while a program runs, without it: it would make `import fluxgate` a third longer.
 
-So the engine's annotations are never evaluated by itself, and what only they name is imported under `TYPE_CHECKING`,
-a name that type checkers take for true whoever defines it. What a record's fields are annotated with is there all the
-same, for `typing.get_type_hints`.
+So no annotation is evaluated as the engine is imported, and what only annotations name is imported for type checkers
+alone: they take the name `TYPE_CHECKING` for true whoever defines it. What the fields of a record are annotated with is
+there all the same, for `typing.get_type_hints`.
 """
 
 from __future__ import annotations
