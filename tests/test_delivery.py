@@ -386,6 +386,29 @@ def test_nothing_fails_while_another_thread_imports_asyncio(monkeypatch: pytest.
     assert running_loop() is None
 
 
+def test_what_comes_as_the_event_loop_closes_waits_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop takes nothing any more: nobody notices, and the circuit's next control tells it."""
+    told: list[str] = []
+
+    async def listener(event: StateChanged) -> None:
+        told.append(event.new_state)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    async def main() -> None:
+        cb = AsyncCircuitBreaker("payments", bus=Bus(), listeners=[listener])
+        cb._core.command(State.FORCED_OPEN)
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "call_soon_threadsafe", refuse)
+            cb._core.deliver_soon()
+        assert told == []
+        await cb.reset()
+
+    asyncio.run(main())
+    assert told == ["forced_open", "closed"]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it meets a finalizer
 @pytest.mark.parametrize("delivery", ["inline", "background"])
 def test_a_signal_handler_that_raises_anywhere_silences_nobody(delivery: Any) -> None:
