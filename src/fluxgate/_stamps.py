@@ -51,7 +51,7 @@ class Lane(Stamp):
         "until",
     )
 
-    def __init__(self, generation: int, gathering: int | None, claim: "Direct") -> None:
+    def __init__(self, generation: int, gathering: int | None, claim: Direct) -> None:
         super().__init__(generation)
         self.gathering = gathering
         """How many of the last calls it keeps; ``None``: all."""
