@@ -39,7 +39,6 @@ from fluxgate import (
     TimeWindow,
     TypeOf,
 )
-from fluxgate._gathered import Gathered
 from fluxgate.events import CircuitCreated, Event, ListenerFailed, StateChanged
 from fluxgate.permits import All as EveryCall
 from fluxgate.testing import EventRecorder, VirtualClock
@@ -381,7 +380,7 @@ def test_a_window_is_one_of_ours() -> None:
     base = type(record).__mro__[1]
     calls: dict[str, tuple[Any, ...]] = {
         "add": (0, 0, 0, False),
-        "add_gathered": (0, Gathered([0.1])),
+        "add_gathered": (0, [0.1]),
         "metric": (0,),
         "total": (0,),
         "failing_since": (0,),

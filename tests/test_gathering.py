@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from fluxgate import (
     Bus,
     CircuitBreaker,
+    Cooldown,
     CountWindow,
     FailureRate,
     FailureStreak,
@@ -328,3 +330,68 @@ def test_what_gathered_is_taken_once(size: int) -> None:
             break
         assert cb.info().metrics.total_count == 10
     assert step > 5
+
+
+def rest_of(cb: CircuitBreaker, by_hand: bool) -> tuple[object, ...]:
+    """What its window holds, how many failures later it opens, and what it tells of that."""
+    recorder = EventRecorder(StateChanged)
+    cb.attach(recorder)
+    metrics, failures = cb.info().metrics, 0
+    if by_hand:
+        cb.force_open()
+    while cb.state == "closed":
+        outcome(cb, True, "at last")
+        failures += 1
+    (change,) = recorder.of(StateChanged)
+    return metrics, failures, change.metrics, change.failing_since, change.last_error
+
+
+WORKS: dict[str, Callable[[CircuitBreaker], object]] = {
+    "info": lambda cb: cb.info(),
+    "success": lambda cb: outcome(cb, False),
+    "failure": lambda cb: outcome(cb, True),
+    "configure": lambda cb: cb.configure(retry=Cooldown(1)),
+    "attach": lambda cb: cb.attach(EventRecorder(CallFailed)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it meets a finalizer
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+@pytest.mark.parametrize(
+    "window", [CountWindow(5), CountWindow(7), CountWindow(100_000), TimeWindow(60)], ids=["5", "7", "100000", "time"]
+)
+def test_an_interrupt_loses_nothing_of_what_gathered(window: Window, work: Callable[[CircuitBreaker], object]) -> None:
+    """Wherever a signal handler raises as it is recorded, it is recorded the next time, and each call once."""
+
+    def gathered(*gathering: bool) -> CircuitBreaker:
+        clock = VirtualClock()
+        cb = circuit(clock, tripper=FailureStreak(9), window=window)
+        for failed in (False, False, True, False):
+            outcome(cb, failed)
+        cb.info()
+        outcome(cb, False)
+        for failed in gathering:
+            clock.advance(0.0001)
+            outcome(cb, failed)
+        lane = cb._core.lane
+        assert lane is not None
+        assert len(lane.durations) == len(gathering)
+        clock.advance(2.0)  # what comes next takes the lock
+        return cb
+
+    for gathering, by_hand in product(((False, True, False, True, True), (True, True, True)), (False, True)):
+        whole = gathered(*gathering)
+        work(whole)
+        fates = [rest_of(gathered(*gathering), by_hand), rest_of(whole, by_hand)]
+        step = 0
+        for step in count():
+            cb = gathered(*gathering)
+
+            def interruptible(cb: CircuitBreaker = cb) -> None:
+                with suppress(KeyboardInterrupt):  # which no clock and no rule is thought to have raised
+                    work(cb)
+
+            if not interrupted(interruptible, step, _cancel):
+                break
+            assert rest_of(cb, by_hand) in fates
+        assert step > 10

@@ -24,7 +24,7 @@ from fluxgate import (
     SlowRate,
     TimeWindow,
 )
-from fluxgate._gathered import Gathered, failure_of
+from fluxgate._gathered import failure_of
 from fluxgate.testing import VirtualClock
 from fluxgate.windows import CountRecord, Record, Window
 from tests.faces import STATES_ONLY, Make, both
@@ -65,7 +65,7 @@ def gathered(record: Record, now: float, wall: float, what: list[tuple[float, bo
         else:
             together.append(duration)
         calls.append(Done(now, wall + number / 1000, duration, failed))
-    record.add_gathered(now, Gathered(together))
+    record.add_gathered(now, together)
 
 
 # -- CountWindow ----------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_a_failure_that_took_no_time_is_a_failure(failed: bool) -> None:
     assert record.metric(0.0).failure_count == failed
     record.rejudge(1e-9, (1e-9,))
     compare(record, [Done(0.0, 7.0, 0.0, failed)], 0.0, 1e-9, (1e-9,))
-    record.add_gathered(0.0, Gathered([0.0, 0.0]))
+    record.add_gathered(0.0, [0.0, 0.0])
     assert record.metric(0.0).failure_count == 0
 
 
@@ -157,8 +157,8 @@ def test_failures_that_left_a_count_window_leave_nothing() -> None:
     for number in range(1000):
         record.add(0.0, number, 0.1, True)
     assert record.failing_since(0.0) == 990.0
-    assert len(record._failed_at._times) < 25
-    record.add_gathered(0.0, Gathered([0.1] * 10))
+    assert len(record._failed_at) < 25
+    record.add_gathered(0.0, [0.1] * 10)
     assert record.failing_since(0.0) is None
     assert record.metric(0.0).failure_count == 0
 
@@ -373,7 +373,7 @@ def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raise
 
         def run(record: CountRecord = record) -> None:
             if work == "many":
-                record.add_gathered(0, Gathered([0.125, 0.125, 0.125]))
+                record.add_gathered(0, [0.125, 0.125, 0.125])
             else:
                 record.add(0, 9, 0.125, failed=work == "failure")
 
@@ -386,7 +386,7 @@ def test_a_signal_handler_leaves_the_sums_in_step_with_the_ring(work: str, raise
         assert metric.total_duration == pytest.approx(sum(map(abs, held)))
         assert (record.failing_since(0) is None) <= (metric.failure_count == 0 or raises)
         assert held.count(-0.25) == (not raises)
-        record.add_gathered(0, Gathered([0.0] * 3))
+        record.add_gathered(0, [0.0] * 3)
         record.add(0, 9, 0.0, failed=False)
         assert record.metric(0).failure_count == 0
     assert step > 1
@@ -428,7 +428,7 @@ def test_a_call_within_the_recording_of_others_goes_around_the_ring(size: int) -
             for wall in range(size):
                 record.add(0, wall, 0.25, failed=True)
 
-        if not interrupted(lambda record=record: record.add_gathered(0, Gathered([0.5] * size)), step, handler):  # type: ignore[misc]
+        if not interrupted(lambda record=record: record.add_gathered(0, [0.5] * size), step, handler):  # type: ignore[misc]
             break
         held = list(record._durations)
         assert len(held) == size
@@ -444,7 +444,7 @@ def test_a_signal_handler_that_raises_as_a_window_is_replaced_leaves_no_slow_cal
         record: Any = CountWindow(3).open(SLOW, (0.5,))
         for _ in range(3):
             record.add(0, 0, 2.0, failed=False)
-        if not interrupted(lambda record=record: record.add_gathered(0, Gathered([0.25] * 3)), step):  # type: ignore[misc]
+        if not interrupted(lambda record=record: record.add_gathered(0, [0.25] * 3), step):  # type: ignore[misc]
             break
         slow = sum(each >= SLOW for each in record._durations)
         assert (record.metric(0).slow_count, record.metric(0).slow_counts) == (slow, {0.5: slow})
@@ -476,7 +476,7 @@ def test_a_finalizer_that_records_a_call_takes_no_place_from_another() -> None:
                 record.add(0, 0, 0.25, failed=True)
                 done += 1
                 Garbage()
-                record.add_gathered(0, Gathered([0.25] * 3))
+                record.add_gathered(0, [0.25] * 3)
                 done += 3
             record, seen = None, record
             gc.set_threshold(*thresholds)

@@ -84,7 +84,7 @@ class Core(Fast):
         with self.lock:
             self.fold()
             answer: Stamp | CallNotPermittedError | str = machine.admit(now, wall)
-            self.tell_news(wall)
+            self.tell_news()
             if isinstance(answer, Stamp):
                 surrounding = Around in self.routes
                 if CallStarted in self.routes:
@@ -260,7 +260,7 @@ class Core(Fast):
         return self.machine.release(stamp, now)
 
     def _finish(self, now: float, wall: float) -> None:
-        self.tell_news(wall)
+        self.tell_news()
         self.arrange(now, wall)
 
     # -- looking and steering -------------------------------------------------------------------------------------
@@ -288,6 +288,8 @@ class Core(Fast):
         with self.lock:
             self.fold()
             self.machine.command(state, now, wall)
+            # At once, before anything can raise: a signal handler may have arranged them for the state that was left.
+            self.lane = self.open = self.gate = self.heard_gate = None
             self._finish(now, wall)
 
     def configure(self, **parameters: Any) -> None:

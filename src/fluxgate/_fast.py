@@ -23,11 +23,11 @@ import time
 from . import _gil
 from ._claims import SILENT, Claim, Direct
 from ._gathered import Failure
-from ._news import Cause
+from ._news import Cause, Letter
 from ._routes import Around, at_once
 from ._rules import Rules
 from ._stamps import NEVER, Lane
-from ._teller import Letter, Teller
+from ._teller import Teller
 from ._text import name_of
 from ._typing import TYPE_CHECKING
 from .errors import CallNotPermittedError
@@ -66,18 +66,28 @@ class Fast(Teller):
         self._stretch: Lane | None = None  # the lane of this generation, open or not
 
     def fold(self) -> None:
-        """Close the lane and the gate, so that nothing slips in before the decision, and take what has gathered."""
+        """Close the lane and the gate, so that nothing slips in before the decision, and take what has gathered.
+
+        What an interrupt has left of an earlier decision, news that nobody has told and calls that nobody has recorded,
+        is seen to first.
+        """
         self.lane = self.open = self.gate = self.heard_gate = None
+        if self.machine.news:
+            self.tell_news()
         stretch = self._stretch
         if stretch is None:
             return
         stretch.close()
-        if not stretch.durations:
+        if not stretch.durations and not stretch.taken:
             return
-        gathered = stretch.take()
-        stretch.calm = len(gathered) < _FEW
+        taken = stretch.take()
+        stretch.calm = len(taken) < _FEW
         if stretch.generation == self.machine.generation:
-            self.machine.take(gathered, stretch.cause)
+            if stretch.cause is not None:
+                self.machine.last_error, stretch.cause = stretch.cause, None
+            self.machine.take(taken)
+        else:
+            taken.clear()
 
     def arrange(self, now: float, wall: float) -> None:
         """See which of the next calls need the lock, and for what.

@@ -47,16 +47,17 @@ class Gathered:
         self.held = array("d", packed)
         """Their durations, a failure's being negative."""
         self.failures = failures
-        self.duration = duration_of(calls, failures)
+        self.duration = sum(calls) + sum([failure.duration - failure for failure in failures])
+        """How long they took together, in seconds."""
 
-    def failed_since(self) -> int | None:
-        """How many have failed since the last success; ``None`` where there is none."""
-        return next((count for count, held in enumerate(reversed(self.held)) if held >= 0), None)
-
-
-def duration_of(held: Collection[float], failures: Collection[Failure]) -> float:
-    """How long they took together, in seconds."""
-    return sum(held) + sum([failure.duration - failure for failure in failures])
+    def streak_after(self, streak: int) -> int:
+        """How many have failed since the last success, where before them it was that many."""
+        failed = 0
+        for held in reversed(self.held):
+            if held >= 0:
+                return failed
+            failed += 1
+        return streak + failed
 
 
 def negative(numbers: Collection[float]) -> int:

@@ -25,14 +25,14 @@ is recorded.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from ._gathered import Gathered
 from ._news import Cause, Change, Fault, Hit
 from ._rules import Rules
 from ._stamps import NEVER, Stamp
 from ._text import in_words, name_of, seconds_in_words
+from ._trace import trace_ids
 from .events import LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
@@ -70,14 +70,13 @@ class Machine:
     __slots__ = (
         "_bar",
         "_half_open_since",
-        "_last_error",
         "_probes",
         "_record",
         "_steady_from",
-        "_streak",
         "_wait",
         "changed_at",
         "generation",
+        "last_error",
         "news",
         "open_until",
         "reopens",
@@ -100,22 +99,24 @@ class Machine:
         self._wait = 0.0
         self._half_open_since = NEVER
         self._probes: dict[Stamp, None] | None = None  # made with the first
-        self._last_error: Cause | None = None
+        self.last_error: Cause | None = None
+        """Of the last failure."""
         self.spare = 0.0
         """Failures that the tripper need not be asked about in this steady stretch."""
         self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
 
-    def _open_news(self) -> list[Change | Hit | Fault]:
+    def open_news(self) -> list[Change | Hit | Fault]:
+        """`news`, to be added to."""
         fresh: list[Change | Hit | Fault] = []
         if self.news is None:  # asked when the list is there: making it may run a finalizer that has news as well
             self.news = fresh
         return self.news
 
     def _start_recording(self) -> None:
+        self._bar = math.inf
+        self.steady_until = NEVER
         self._record: WindowRecord | None = None
-        self._streak = 0
-        self._unsettle()
 
     @property
     def record(self) -> WindowRecord:
@@ -161,7 +162,7 @@ class Machine:
         try:
             chosen = bool(self.rules.permit(now - self._half_open_since))
         except Exception as error:
-            self._open_news().append(Fault(role="permit", rule=self.rules.permit, error=error))
+            self.open_news().append(Fault(role="permit", rule=self.rules.permit, error=error))
             chosen = True
         if not chosen:
             return "not_chosen"
@@ -204,7 +205,6 @@ class Machine:
         """Record a success of this generation and decide (rules 4, 5 and 8)."""
         if self.state in RECORDING:
             (self._record or self.record).add(now, wall, duration, failed=False)
-            self._streak = 0
             if duration >= self.rules.plain_below:
                 self._unsettle()
             self._decide(now, wall, failed=False)
@@ -212,9 +212,8 @@ class Machine:
     def fail(self, duration: float, now: float, wall: float, error: Cause, hint: float | None = None) -> None:
         """Record a failure of this generation and decide; `hint` is the wait in seconds that it asked for."""
         if self.state in RECORDING:
+            self.last_error = error
             (self._record or self.record).add(now, wall, duration, failed=True)
-            self._streak += 1
-            self._last_error = error
             plain = duration < self.rules.plain_below
             if plain and self.spare > 0 and now < self.steady_until and self._bar == math.inf:
                 self.spare -= 1
@@ -222,18 +221,9 @@ class Machine:
             self._unsettle()
             self._decide(now, wall, failed=True, hint=hint)
 
-    def take(self, calls: Collection[float], cause: Cause | None) -> None:
-        """Record what has gathered while `is_steady` held, and decides nothing: plain successes, failures to spare.
-
-        `cause`: of the last failure.
-        """
-        gathered = Gathered(calls)
-        failed_since = gathered.failed_since()
-        # Before they are recorded: where a signal handler raises there, the streak must not go on over a success.
-        self._streak = self._streak + len(calls) if failed_since is None else failed_since
-        if gathered.failures:
-            self._last_error = cause
-        self.record.add_gathered(self._steady_from, gathered)
+    def take(self, calls: list[float]) -> None:
+        """Record what has gathered while `is_steady` held, and decides nothing: plain successes, failures to spare."""
+        self.record.add_gathered(self._steady_from, calls)
 
     # -- decisions ------------------------------------------------------------------------------------------------
 
@@ -243,6 +233,8 @@ class Machine:
             return
         if self.state not in RECORDING:
             return  # as in `_move`: moved meanwhile
+        self._bar = math.inf
+        self.steady_until = NEVER
         tripper = self.rules.tripper
         half_open = self.state is HALF_OPEN
         asked_as = HALF_OPEN if half_open else CLOSED
@@ -250,44 +242,66 @@ class Machine:
         metric = record.metric(now)
         classic = half_open and not tripper.applies(asked_as)
         try:
-            trips = failed if classic else tripper.trips(metric, asked_as, self._streak, patient=patient)
+            trips = failed if classic else tripper.trips(metric, asked_as, record.streak, patient=patient)
             recovers = half_open and not failed and (classic or tripper.evidenced(metric, asked_as, patient=patient))
             if not trips and not recovers:
-                self._settle_down(metric, now)
+                self._settle_down(record, metric, now)
                 return
         except Exception as error:
-            self._open_news().append(Fault(role="tripper", rule=tripper, error=error))
+            self.open_news().append(Fault(role="tripper", rule=tripper, error=error))
             return
         if classic:
             verdict = Verdict(in_words(tripper), trips, f"the first probe {'failed' if failed else 'succeeded'}")
         else:
-            verdict = self._explain(metric, asked_as, patient, trips)
+            verdict = self._explain(metric, asked_as, record.streak, patient, trips)
         if not trips:
             self._move(CLOSED, Trigger.RECOVERY, verdict, now, wall, seen)
         elif self.state is METRICS_ONLY:
-            since, last = record.failing_since(now), self._relevant_error(metric)
-            self._open_news().append(Hit(metrics=metric, verdict=verdict, failing_since=since, last_error=last))
-            self._start_recording()
+            news = self.open_news()
+            trace_id, span_id = trace_ids()
+            hit = Hit(
+                timestamp=wall,
+                state=METRICS_ONLY,
+                metrics=metric,
+                verdict=verdict,
+                failing_since=record.failing_since(now),
+                last_error=self._relevant_error(metric),
+                trace_id=trace_id,
+                span_id=span_id,
+            )
+            if self._record is not record:
+                return  # as in `_move`, and from here on as there
+            self._record = None
+            self._bar = math.inf
+            self.steady_until = NEVER
+            news.append(hit)
         else:
             self._move(OPEN, Trigger.TRIPPER, verdict, now, wall, seen, hint=hint)
 
-    def _explain(self, metric: Metric, state: State, patient: bool, trips: bool) -> Verdict:
+    def _explain(self, metric: Metric, state: State, streak: int, patient: bool, trips: bool) -> Verdict:
         tripper = self.rules.tripper
         try:
-            return tripper.explain(metric, state, self._streak, patient=patient)
+            return tripper.explain(metric, state, streak, patient=patient)
         except Exception as error:
-            self._open_news().append(Fault(role="tripper", rule=tripper, error=error))
+            self.open_news().append(Fault(role="tripper", rule=tripper, error=error))
             return Verdict(type(tripper).__name__, trips)
 
-    def _settle_down(self, metric: Metric, now: float) -> None:
+    def _settle_down(self, record: WindowRecord, metric: Metric, now: float) -> None:
         """Begin a steady stretch where the rules and the state allow one."""
-        record = self._record
-        if self.state is not HALF_OPEN and self.rules.tripper.steady and record is not None:
-            self._bar = next((bar for bar in self.rules.tripper.bars if bar > metric.total_count), math.inf)
+        rules = self.rules
+        tripper = rules.tripper
+        if self.state is not HALF_OPEN and tripper.steady:
+            bar = next((bar for bar in tripper.bars if bar > metric.total_count), math.inf)
             # of the last calls that gather, one at least is then a success: so it is known how many failed since
-            self.spare = min(self.rules.tripper.spare(metric, self._streak), self.rules.window.capacity - 1)
+            spare = min(tripper.spare(metric, record.streak), rules.window.capacity - 1)
+            steady_until = record.steady_until()
+            if self._record is not record or self.rules is not rules or self.steady_until != NEVER:
+                return  # a signal handler, or a finalizer, has called this breaker, and a later stretch has begun
+            # From here on no call.
+            self._bar = bar
+            self.spare = spare
             self._steady_from = now
-            self.steady_until = record.steady_until()
+            self.steady_until = steady_until
 
     def _unsettle(self) -> None:
         self._bar = math.inf
@@ -308,9 +322,9 @@ class Machine:
         )
 
     def _relevant_error(self, metric: Metric) -> LastError | None:
-        if self._last_error is None or not metric.failure_count:
+        if self.last_error is None or not metric.failure_count:
             return None
-        kind, text = self._last_error
+        kind, text = self.last_error
         return LastError(type=name_of(kind), text=text)
 
     # -- moves ----------------------------------------------------------------------------------------------------
@@ -321,8 +335,8 @@ class Machine:
         if self.state is not state:
             self._move(state, Trigger.MANUAL, Verdict("manual", True, _WORDS_BY_HAND[state]), now, wall, seen)
         elif state is CLOSED:
-            self.generation += 1
             self._start_recording()
+            self.generation += 1
 
     def configure(self, rules: Rules) -> None:
         """Put other rules in force; the window and a wait that is running stay."""
@@ -354,8 +368,11 @@ class Machine:
             reopens += old is HALF_OPEN
             wait = self._ask_wait(reopens, hint)
         afresh = state in RECORDING
-        news = self._open_news()
+        news = self.open_news()
+        trace_id, span_id = trace_ids()
         change = Change(
+            timestamp=wall,
+            state=state,
             old_state=old,
             new_state=state,
             trigger=trigger,
@@ -366,6 +383,8 @@ class Machine:
             generation=seen + 1,
             failing_since=failing_since,
             last_error=last_error,
+            trace_id=trace_id,
+            span_id=span_id,
         )
         if self.generation != seen:
             return  # a signal handler, or a finalizer, has called this breaker while it decided, and moved it
@@ -387,7 +406,6 @@ class Machine:
             self.verdict = verdict if state is FORCED_OPEN else None
         if afresh:
             self._record = None
-            self._streak = 0
         news.append(change)
 
     def _ask_wait(self, reopens: int, hint: float | None) -> float:
@@ -396,6 +414,6 @@ class Machine:
             if not wait >= 0:  # written so that NaN is refused as well
                 raise ValueError(f"wait() must give at least 0 seconds, got {wait!r}")
         except Exception as error:
-            self._open_news().append(Fault(role="retry", rule=self.rules.retry, error=error))
+            self.open_news().append(Fault(role="retry", rule=self.rules.retry, error=error))
             return _STAND_IN_WAIT
         return wait

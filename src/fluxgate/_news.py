@@ -1,20 +1,30 @@
-"""What the machine leaves to be told."""
+"""What the machine leaves to be told, and the letters in which it waits for its listeners."""
 
 from __future__ import annotations
 
+from contextvars import copy_context
+
 from ._record import Record
-from .events import LastError
+from ._typing import TYPE_CHECKING
+from .events import Event, LastError, Opening, StateChanged, WouldOpen
 from .metric import Metric, Verdict
-from .state import State, Trigger
+from .state import FORCED_OPEN, HALF_OPEN, OPEN, State, Trigger
+
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
+
+    from ._subscription import Subscription
 
 Cause = tuple[type[object], str]
 """The type of an exception or of a value that was judged a failure, and its text, fit to be shown."""
 
 
 class Change(Record):
-    """A move that was made."""
+    """A move that was made; its fields are those of its event."""
 
     __slots__ = (
+        "timestamp",
+        "state",
         "old_state",
         "new_state",
         "trigger",
@@ -25,8 +35,13 @@ class Change(Record):
         "generation",
         "failing_since",
         "last_error",
+        "trace_id",
+        "span_id",
     )
+    kind: ClassVar[type[Event]] = StateChanged
 
+    timestamp: float
+    state: State
     old_state: State
     new_state: State
     trigger: Trigger
@@ -37,17 +52,43 @@ class Change(Record):
     generation: int
     failing_since: float | None
     last_error: LastError | None
+    trace_id: str | None
+    span_id: str | None
+
+    def opening(self, before: Opening | None) -> Opening | None:
+        """On what the circuit is open from then on."""
+        if self.new_state is HALF_OPEN:
+            return before  # a probe's refusal still tells what had opened the circuit
+        if self.new_state not in (OPEN, FORCED_OPEN):
+            return None
+        return Opening(
+            at=self.timestamp,
+            metrics=self.metrics,
+            failing_since=self.failing_since,
+            last_error=self.last_error,
+            trace_id=self.trace_id,
+            span_id=self.span_id,
+        )
 
 
 class Hit(Record):
-    """Shadow mode: a move that would have been made."""
+    """Shadow mode: a move that would have been made; its fields are those of its event."""
 
-    __slots__ = ("metrics", "verdict", "failing_since", "last_error")
+    __slots__ = ("timestamp", "state", "metrics", "verdict", "failing_since", "last_error", "trace_id", "span_id")
+    kind: ClassVar[type[Event]] = WouldOpen
 
+    timestamp: float
+    state: State
     metrics: Metric
     verdict: Verdict
     failing_since: float | None
     last_error: LastError | None
+    trace_id: str | None
+    span_id: str | None
+
+    def opening(self, before: Opening | None) -> Opening | None:
+        """On what the circuit is open from then on."""
+        return before
 
 
 class Fault(Record):
@@ -64,3 +105,22 @@ class FaultOfTheCalls(Fault):
     """A tracker that raised the very error that it was to judge, which goes on to the caller."""
 
     __slots__ = ()
+
+
+class Letter:
+    """Something to be told, with those who were listening when it happened."""
+
+    __slots__ = ("context", "given", "item", "receivers")
+
+    def __init__(self, item: Any, receivers: tuple[Subscription, ...]) -> None:
+        self.item = item
+        self.context = copy_context()  # whoever delivers may be another thread or task
+        self.receivers = receivers
+        self.given = 0
+
+
+class _Farewell:
+    """The last thing in the outbox of a retired circuit."""
+
+
+FAREWELL: Any = _Farewell()

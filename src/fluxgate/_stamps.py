@@ -18,6 +18,7 @@ Leave = Callable[[Event | None], None]
 """Tells one who surrounds a call of its end, by the event where somebody asks for it."""
 
 NEVER = -math.inf  # one object for all: negating makes another each time
+_NONE_YET: list[float] = []  # for all lanes: it is never written to
 
 
 class Stamp:
@@ -48,6 +49,7 @@ class Lane(Stamp):
         "gathering",
         "heard",
         "open_until",
+        "taken",
         "until",
     )
 
@@ -56,10 +58,12 @@ class Lane(Stamp):
         self.gathering = gathering
         """How many of the last calls it keeps; ``None``: all."""
         self.durations: list[float] | deque[float] = [] if gathering is None else deque(maxlen=gathering)
+        self.taken: list[float] = _NONE_YET
+        """What was taken out of it, until it is recorded."""
         self.claim = claim
         """Under which plain successes are told, where all who hear them can be called at once."""
         self.cause: Cause | None = None
-        """Of the last failure in it."""
+        """Of the last failure in it, until that is taken."""
         self.heard = False
         self.failures_to: tuple[Subscription, ...] = ()
         """Who is told of failures, where all who hear them can be called at once."""
@@ -70,14 +74,14 @@ class Lane(Stamp):
         """Until when it takes plain successes that nobody hears; ``NEVER`` while it is closed."""
 
     def take(self) -> list[float]:
-        """What has gathered, each outcome once.
+        """What has gathered, each outcome once; or what somebody has taken and was kept from recording.
 
-        In place, so that one which a tracer has stopped short of its append is taken the next time; and in one line, in
-        which nobody comes in between: no other thread, also with a tracer, no signal handler, and no finalizer.
+        In place, so that one which a tracer has stopped short of its append is taken the next time; and in one line
+        without a call, in which nobody comes in between: no other thread, also with a tracer, and no signal handler.
         """
-        gathered = self.durations
-        taken, _ = [*gathered], gathered.clear()
-        return taken
+        if not self.taken:
+            self.taken = [*self.durations]; self.durations *= 0  # noqa: E702  # fmt: skip
+        return self.taken
 
     def close(self) -> None:
         """Let it take none."""

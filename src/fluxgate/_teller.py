@@ -11,18 +11,16 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Coroutine, Generator
-from contextvars import copy_context
 from threading import RLock
 
 from ._claims import WAITING, Claim, Direct
 from ._clock import CarefulClock
 from ._machine import Machine
-from ._news import Change, Fault, FaultOfTheCalls
+from ._news import FAREWELL, Fault, FaultOfTheCalls, Letter
 from ._routes import NOWHERE, Routes
 from ._rules import Rules
 from ._tasks import running_loop, shielded, spawn
 from ._text import error_text, in_words, log, type_name
-from ._trace import trace_ids
 from ._typing import TYPE_CHECKING
 from .events import (
     CircuitCreated,
@@ -32,10 +30,7 @@ from .events import (
     FallbackUsed,
     ListenerFailed,
     Opening,
-    StateChanged,
-    WouldOpen,
 )
-from .state import FORCED_OPEN, HALF_OPEN, OPEN
 
 if TYPE_CHECKING:
     from typing import Any
@@ -106,18 +101,28 @@ class Teller:
         draft.state = self.machine.state
         return draft
 
-    def push(self, item: Any, kind: type[Event] | None = None, *, first: bool = False) -> None:
-        """Queue what is to be told; an event becomes its `kind`, and numbers the call of which it tells `first`."""
+    def push(self, item: Any, kind: type[Event] | None = None, *, first: bool = False, of: object = None) -> None:
+        """Queue what is to be told; an event becomes its `kind`, and numbers the call of which it tells `first`.
+
+        `of`: of which news it tells; where others have told them meanwhile, nothing is to be done.
+        """
         outbox = self.open_outbox()
         if len(outbox) >= _OUTBOX_SIZE and kind is not EventsDropped:
             if isinstance(item, Fault):  # those that wait already say what fails: this one is only counted
                 untold = self._untold = self._untold or {}
                 untold[item.role] = untold.get(item.role, 0) + 1
+                if of is not None and self.machine.news and self.machine.news[0] is of:
+                    del self.machine.news[0]
                 return
             self._drop_oldest(outbox)
         letter = Letter(item, self.routes.get(kind, ()) if kind else ())
+        # With no call before the append, no signal handler comes in between, to raise or to call this breaker.
+        if of is not None:
+            news = self.machine.news
+            if not news or news[0] is not of:
+                return
+            del news[0]
         if kind is not None:
-            # With no call before the append, no signal handler comes in between, to raise or to call this breaker.
             self.sequence += 1
             item.sequence = self.sequence
             if first:
@@ -163,35 +168,40 @@ class Teller:
             self.push(draft, kind)
         return draft  # type: ignore[no-any-return]
 
-    def tell_news(self, wall: float) -> None:
-        if self.careful is not None and self.careful.fault is not None:
-            self.push(Fault(role="clock", rule=self.careful, error=self.careful.fault))
-            self.careful.fault = None
-        news = self.machine.news
-        while news:
-            each = news.pop(0)  # one by one: a signal handler that calls this breaker in between goes on with the rest
-            if isinstance(each, Fault):
-                self.push(each)
-            else:
-                trace_id, span_id = trace_ids()
-                kind = StateChanged if isinstance(each, Change) else WouldOpen
-                fields = {name: getattr(each, name) for name in each.fields}
-                self.publish(kind, wall, **fields, trace_id=trace_id, span_id=span_id)
-                if isinstance(each, Change):
-                    self._note_opening(each, wall, trace_id, span_id)
+    def tell_news(self) -> None:
+        """Tell what the machine has left, in order.
 
-    def _note_opening(self, change: Change, wall: float, trace_id: str | None, span_id: str | None) -> None:
-        if change.new_state in (OPEN, FORCED_OPEN):
-            self.opening = Opening(
-                at=wall,
-                metrics=change.metrics,
-                failing_since=change.failing_since,
-                last_error=change.last_error,
-                trace_id=trace_id,
-                span_id=span_id,
-            )
-        elif change.new_state is not HALF_OPEN:  # a probe's refusal still tells what had opened the circuit
-            self.opening = None
+        Each item stays there until the very step in which it is told. So where a signal handler raises it is there for
+        the next decision, and a handler that calls this breaker in between goes on with it and the rest.
+        """
+        machine, careful = self.machine, self.careful
+        if careful is not None and careful.fault is not None:
+            fault, add = Fault(role="clock", rule=careful, error=careful.fault), machine.open_news().append
+            if careful.fault is fault.error:
+                careful.fault = None
+                add(fault)
+        while True:  # not while there are news: a signal handler may come between that look and the next line
+            news = machine.news
+            if not news:
+                return
+            each = news[0]
+            if isinstance(each, Fault):
+                self.push(each, of=each)
+                continue
+            opening, draft = each.opening(self.opening), None
+            if each.kind in self.routes:
+                draft = each.kind.drafts()
+                draft.circuit_name = self.name
+                for name in each.fields:
+                    setattr(draft, name, getattr(each, name))
+            # Up to `push` no call, so that nobody comes in between.
+            if not news or news[0] is not each:
+                continue
+            self.opening = opening
+            if draft is None:
+                del news[0]
+            else:
+                self.push(draft, each.kind, of=each)
 
     def tell(self, kind: type[Event], **fields: Any) -> Event | None:
         """Publish one event."""
@@ -227,7 +237,7 @@ class Teller:
         self.tell(CircuitRetired)
         if self.own:
             with self.lock:
-                self.push(_Farewell)
+                self.push(FAREWELL)
         self.deliver_soon()
 
     # -- delivery -------------------------------------------------------------------------------------------------
@@ -321,7 +331,7 @@ class Teller:
                 self._tell_losses()
             if isinstance(letter.item, Fault):
                 self._report(letter.item)
-            elif letter.item is _Farewell:
+            elif letter.item is FAREWELL:
                 for subscription in self.own:
                     subscription.retire()
             while letter.given < len(letter.receivers):
@@ -431,19 +441,3 @@ class Teller:
         while self.outbox:
             letter = self.outbox.popleft()
             letter.given = len(letter.receivers)  # also where the thread that forked has come half-way
-
-
-class Letter:
-    """Something to be told, with those who were listening when it happened."""
-
-    __slots__ = ("context", "given", "item", "receivers")
-
-    def __init__(self, item: Any, receivers: tuple[Subscription, ...]) -> None:
-        self.item = item
-        self.context = copy_context()  # whoever delivers may be another thread or task
-        self.receivers = receivers
-        self.given = 0
-
-
-class _Farewell:
-    """The class itself is the last thing in the outbox of a retired circuit."""

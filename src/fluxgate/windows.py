@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection
 
 from . import _check
-from ._gathered import FAILED_AT_ONCE, Gathered, duration_of, negative
+from ._gathered import FAILED_AT_ONCE, Gathered, negative
 from ._typing import final
 from .metric import Metric, make_metric
 
@@ -95,17 +95,23 @@ class Record:
     `slow_threshold` and `thresholds` say which durations count as slow, and under which names.
     """
 
-    __slots__ = ("slow_threshold", "thresholds")
+    __slots__ = ("slow_threshold", "streak", "thresholds")
 
     slow_threshold: float
     thresholds: tuple[float, ...]
+    streak: int
+    """Consecutive failures, also those that have left the window."""
 
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
         """Record one call that ended at `now` (monotonic) and `wall` (Unix time)."""
         raise NotImplementedError
 
-    def add_gathered(self, now: float, gathered: Gathered) -> None:
-        """Record those calls."""
+    def add_gathered(self, now: float, calls: list[float]) -> None:
+        """Record those calls (see `_gathered`), each of which leaves the list in the very step that records it.
+
+        So where a signal handler raises in the middle, the rest is there for the next; and one that calls the breaker
+        in between records them itself.
+        """
         raise NotImplementedError
 
     def metric(self, now: float) -> Metric:
@@ -158,15 +164,19 @@ class CountRecord(Record):
     def __init__(self, size: int, slow_threshold: float, thresholds: Collection[float]) -> None:
         self._size = size
         self._laps = 0  # with the head, how far it has come: the head alone may come round
-        self._clear(_NO_COUNTS)
+        self._head: int = 0
+        self.streak = 0
+        self._clear(_NO_COUNTS, 0, 0)
         self.rejudge(slow_threshold, thresholds)
 
-    def _clear(self, counts: list[int]) -> None:
+    def _clear(self, counts: list[int], laps: int, head: int) -> None:
+        if self._laps != laps or self._head != head:
+            return  # another call was recorded meanwhile
         self._laps += 1
-        self._head: int = 0
+        self._head = 0
         self._durations = _EMPTY
         self._failures = 0
-        self._failed_at: _Times | None = None
+        self._failed_at = _EMPTY  # of the last failures, some that have left the ring among them, until they are many
         self._slow = 0
         self._counts = counts
         # Two sums, of this lap around the ring and of what is left of the last one: each starts afresh with a
@@ -189,8 +199,10 @@ class CountRecord(Record):
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
         held = duration
         if failed:
-            self._note_failure(wall)
             held = -duration or FAILED_AT_ONCE
+            if self._failed_at is _EMPTY:
+                times = array("d")
+                self._failed_at = self._failed_at or times  # as below
         if self._durations is _EMPTY:
             fresh = array("d")
             self._durations = self._durations or fresh  # making it may have recorded another call
@@ -212,73 +224,73 @@ class CountRecord(Record):
                 self._old_lap -= old
         if failed:
             self._failures += 1
+            self.streak += 1
+        else:
+            self.streak = 0
         self._lap += duration
         self._head = head = head + 1
         if head == self._size:
             self._head = 0
             self._laps += 1
             self._old_lap, self._lap = self._lap, 0.0
-        # up to here.
+        # up to here, or the next line in a ring that is full.
         if not gone:
             self._durations.append(held)
-        elif old < 0 or old >= self._floor:
+        if failed:
+            self._failed_at.append(wall)
+        if old < 0 or old >= self._floor:
             self._forget(old)
 
-    def add_gathered(self, now: float, gathered: Gathered) -> None:
-        held, failures = gathered.held, gathered.failures
-        start = 0
-        if len(held) >= self._size:  # nothing older stays
-            self._clear(self._nothing_counted())
-            start = len(held) - self._size
-            failures = failures[negative(held[:start]) :]
-        while start < len(held):
+    def add_gathered(self, now: float, calls: list[float]) -> None:
+        while calls:
             laps, head = self._laps, self._head
-            chunk = held[start : start + self._size - head]
-            failed = failures[: negative(chunk)] if failures else failures
+            if len(calls) >= self._size and self._durations is not _EMPTY:  # nothing older stays
+                self._clear(self._nothing_counted(), laps, head)
+                continue
+            begin = max(len(calls) - self._size, 0)
+            done = slice(0, begin + self._size - head)
+            gathered = Gathered(calls[begin : done.stop])
+            chunk = gathered.held
             end = head + len(chunk)
-            lap = duration_of(chunk, failed) if len(chunk) < len(held) else gathered.duration
             old = self._durations[head:end]
             noted: list[float] = []
             if self._failures or self._slow or any(self._counts):
                 floor = self._floor
                 noted = [each for each in old if not 0 <= each < floor]
-            more = len(failed) - negative(noted)
+            more = len(gathered.failures) - negative(noted)
             gone = sum(old) - 2 * sum(each for each in noted if each < 0)
+            times = array("d", [failure.at for failure in gathered.failures])
+            streak = gathered.streak_after(self.streak)
             place = slice(head, end)
             if self._head != head or self._laps != laps:
-                continue  # another call was recorded meanwhile
+                continue  # another call was recorded meanwhile, or these were
             # From here on no call, and nothing made,
             if self._durations is _EMPTY:
                 self._durations = chunk
             else:
                 self._durations[place] = chunk
+            if times and self._failed_at is _EMPTY:
+                self._failed_at = times
+            elif times:
+                self._failed_at += times
             self._failures += more
+            self.streak = streak
             self._old_lap -= gone
-            self._lap += lap
+            self._lap += gathered.duration
             self._head = end
             if end == self._size:
                 self._head = 0
                 self._laps += 1
                 self._old_lap, self._lap = self._lap, 0.0
+            del calls[done]
             # up to here.
-            start += len(chunk)
-            failures = failures[len(failed) :]
-            for failure in failed:
-                self._note_failure(failure.at)
             for each in noted:
                 self._forget(each)
 
-    def _note_failure(self, wall: float) -> None:
-        failed_at = self._failed_at
-        if failed_at is None:
-            failed_at = _Times()
-            failed_at = self._failed_at = self._failed_at or failed_at
-        failed_at.push(wall)
-
     def _forget(self, held: float) -> None:
         """Of a call that has left the ring, what is not in step with it."""
-        if held < 0 and self._failed_at is not None:
-            self._failed_at.drop_first()
+        if held < 0 and len(self._failed_at) > 2 * self._failures:
+            del self._failed_at[: -self._failures or None]  # half of them, half as often as they come
         if abs(held) >= self._floor:
             self._count_slow(abs(held), -1)
 
@@ -298,29 +310,8 @@ class CountRecord(Record):
         return len(self._durations)
 
     def failing_since(self, now: float) -> float | None:
-        return self._failed_at.first() if self._failures and self._failed_at is not None else None
-
-
-class _Times:
-    """A first-in first-out line of times, 8 bytes each."""
-
-    __slots__ = ("_gone", "_times")
-
-    def __init__(self) -> None:
-        self._times = array("d")
-        self._gone = 0
-
-    def push(self, time: float) -> None:
-        self._times.append(time)
-
-    def drop_first(self) -> None:
-        self._gone += 1
-        if self._gone * 2 > len(self._times):  # moving half of it, half as often as it grows: constant on average
-            del self._times[: self._gone]
-            self._gone = 0
-
-    def first(self) -> float | None:
-        return self._times[self._gone] if self._gone < len(self._times) else None
+        times, failures = self._failed_at, self._failures
+        return times[max(len(times) - failures, 0)] if failures and times else None
 
 
 class _Slice:
@@ -350,6 +341,7 @@ class TimeRecord(Record):
         self._total = 0
         self._failures = 0
         self._number = -(2**63)  # before any clock
+        self.streak = 0
         self.slow_threshold = slow_threshold
         self.thresholds = tuple(sorted(thresholds))
 
@@ -371,23 +363,35 @@ class TimeRecord(Record):
                 here.first_failure = wall
             self._failures += 1
             here.failures += 1
+            self.streak += 1
+        else:
+            self.streak = 0
         if duration >= self.slow_threshold:
             here.slow += 1
         for index, threshold in enumerate(self.thresholds):
             if duration >= threshold:
                 here.counts[index] += 1
 
-    def add_gathered(self, now: float, gathered: Gathered) -> None:
-        here = self._slice(now)
-        number, failures = len(gathered.held), gathered.failures
-        self._total += number
-        here.total += number
-        here.duration += gathered.duration
-        if failures:
-            if not here.failures:
-                here.first_failure = failures[0].at
-            self._failures += len(failures)
-            here.failures += len(failures)
+    def add_gathered(self, now: float, calls: list[float]) -> None:
+        while calls:
+            here = self._slice(now)
+            total = here.total
+            gathered = Gathered(calls)
+            number, failures = len(gathered.held), gathered.failures
+            failed, streak = len(failures), gathered.streak_after(self.streak)
+            if here.total != total:
+                continue  # another call was recorded meanwhile, or these were
+            # From here on no call.
+            self._total += number
+            here.total += number
+            here.duration += gathered.duration
+            self.streak = streak
+            if failed:
+                if not here.failures:
+                    here.first_failure = failures[0].at
+                self._failures += failed
+                here.failures += failed
+            del calls[:]
 
     def _slice(self, now: float) -> _Slice:
         self._forget(now)
