@@ -6,8 +6,9 @@ import asyncio
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
+from itertools import count, pairwise
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,15 +19,29 @@ from fluxgate import (
     Bus,
     CallNotPermittedError,
     CircuitBreaker,
+    Closed,
     Cooldown,
+    FailureRate,
     FailureStreak,
+    HalfOpened,
+    MinRequests,
     State,
     permits,
 )
 from fluxgate._claims import Claim
+from fluxgate._news import Fault
 from fluxgate._tasks import running_loop
 from fluxgate._worker import Worker
-from fluxgate.events import CallStarted, Event, EventsDropped, ListenerFailed, StateChanged
+from fluxgate.events import (
+    CallEnded,
+    CallRejected,
+    CallStarted,
+    Event,
+    EventsDropped,
+    ListenerFailed,
+    StateChanged,
+    WouldOpen,
+)
 from fluxgate.testing import EventRecorder, VirtualClock
 from tests.running import Running, arrives, interrupted
 from tests.test_process import program
@@ -460,6 +475,203 @@ def test_a_signal_handler_that_calls_the_breaker_doubles_nothing(work: str) -> N
         moves = [(event.old_state, event.new_state) for event in recorder.of(StateChanged)]
         assert len(moves) == {"fail": 1, "reset": 2, "probe": 3}[work]
     assert step > 50
+
+
+Moving = tuple[Any, VirtualClock, EventRecorder, Callable[[], object]]
+
+
+def moving(colour: type[Any], work: str, *heard: type[Event]) -> Moving:
+    """A circuit, and what makes it move without delivering what is to be told."""
+    clock, recorder = VirtualClock(), EventRecorder(StateChanged, WouldOpen, *heard)
+    cb = colour(
+        "payments",
+        bus=Bus(),
+        clock=clock,
+        tripper=(Closed() & MinRequests(3) & FailureRate(0.6)) | (HalfOpened() & FailureRate(1)),
+        retry=Cooldown(5),
+        permit=permits.All(),
+        listeners=[recorder],
+    )
+    core = cb._core
+    if work == "would open":
+        core.command(State.METRICS_ONLY)
+    settle(core, failed=False)
+    settle(core, failed=True)
+    if work in ("probe", "probe fails", "recovers", "reset"):
+        settle(core, failed=True)
+        clock.advance(5 * (work != "reset"))
+    probe = core.admit() if work in ("probe fails", "recovers") else None
+    acts: dict[str, Callable[[], object]] = {
+        "opens": lambda: settle(core, failed=True),
+        "would open": lambda: settle(core, failed=True),
+        "probe": core.admit,
+        "probe fails": lambda: core.raised(probe, clock.monotonic(), ConnectionError("no route")),
+        "recovers": lambda: core.returned(probe, clock.monotonic(), clock.monotonic(), 1),
+        "reset": lambda: core.command(State.CLOSED),
+        "forced open": lambda: core.command(State.FORCED_OPEN),
+    }
+    return cb, clock, recorder, acts[work]
+
+
+def settle(core: Any, *, failed: bool) -> None:
+    """One call, from its admission to its outcome."""
+    stamp, now = core.admit(), core.clock.monotonic()
+    if failed:
+        core.raised(stamp, now, ConnectionError("no route"))
+    else:
+        core.returned(stamp, now, now, 1)
+
+
+def told_by(cb: Any, recorder: EventRecorder) -> list[Event]:
+    """What has been told when all is delivered."""
+    assert cb._core.deliver() is None
+    return recorder.events_seen
+
+
+UNRAISABLE = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may meet a finalizer
+MOVES = pytest.mark.parametrize(
+    "work", ["opens", "would open", "probe", "probe fails", "recovers", "reset", "forced open"]
+)
+COLOURS = pytest.mark.parametrize("colour", [CircuitBreaker, AsyncCircuitBreaker])
+HEARD = pytest.mark.parametrize("heard", [(), (CallEnded, CallRejected)], ids=["moves alone", "calls too"])
+
+
+@UNRAISABLE
+@MOVES
+@COLOURS
+@HEARD
+def test_a_move_is_told_once_wherever_a_signal_handler_raises(colour: type[Any], heard: Any, work: str) -> None:
+    """By the circuit's next decision or control at the latest, with its own time, and before what came later."""
+    step = 0
+    for step in count():
+        cb, clock, recorder, act = moving(colour, work, *heard)
+        core = cb._core
+        before = len(told_by(cb, recorder))
+        generation, at = core.machine.generation, clock.time()
+
+        def interruptible(act: Callable[[], object] = act) -> None:
+            with suppress(KeyboardInterrupt):
+                act()
+
+        if not interrupted(interruptible, step, _cancel):
+            break
+        moved = core.machine.generation != generation or (work == "would open" and core.machine._record is None)
+        state = core.machine.state
+        clock.advance(1)
+        if step % 2:
+            core.command(State.DISABLED)
+        else:
+            core.admit()
+        events = told_by(cb, recorder)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        told = [event for event in events[before:] if isinstance(event, (StateChanged, WouldOpen))]
+        assert len([event for event in told if event.timestamp == at]) == moved
+        if moved:
+            first = told[0]
+            assert first.state == state
+            if isinstance(first, StateChanged):
+                assert (first.new_state, first.generation) == (state, generation + 1)
+            later = events[events.index(first) + 1 :]
+            assert all(event.timestamp > at for event in later)
+            if state in ("open", "forced_open") and not step % 2:
+                refusal = core.admit()
+                assert isinstance(refusal, CallNotPermittedError)
+                assert refusal.opening is not None
+                assert refusal.opening.at == at
+    assert step > 20
+
+
+@UNRAISABLE
+@MOVES
+@COLOURS
+@HEARD
+def test_a_signal_handler_that_steers_the_breaker_finds_each_move_told(
+    colour: type[Any], heard: Any, work: str
+) -> None:
+    """Wherever it comes: the move at hand is told first, if it was made, and each as it was when it was made."""
+    for step in count():
+        cb, _, recorder, act = moving(colour, work, *heard)
+        core = cb._core
+        if not interrupted(act, step, lambda core=core: core.command(State.DISABLED)):  # type: ignore[misc]
+            break
+        events = told_by(cb, recorder)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        changes = recorder.of(StateChanged)
+        assert [change.generation for change in changes] == list(range(2, core.machine.generation + 1))
+        for earlier, change in pairwise(changes):
+            assert change.old_state == earlier.new_state
+        for change in changes:
+            assert change.state == change.new_state
+
+
+@UNRAISABLE
+@COLOURS
+@pytest.mark.parametrize("raises", [True, False], ids=["raises", "settles another"])
+def test_a_window_that_would_have_opened_a_circuit_is_told_of_once(colour: type[Any], raises: bool) -> None:
+    """It is emptied as that is told, whatever a signal handler does: the next failure is the first of another."""
+    for step in count():
+        cb, _, recorder, act = moving(colour, "would open")
+        core = cb._core
+
+        def handler(core: Any = core) -> None:
+            if raises:
+                raise KeyboardInterrupt
+            settle(core, failed=True)
+
+        def interruptible(act: Callable[[], object] = act) -> None:
+            with suppress(KeyboardInterrupt):
+                act()
+
+        if not interrupted(interruptible, step, handler):
+            break
+        settle(core, failed=True)
+        told_by(cb, recorder)
+        assert len(recorder.of(WouldOpen)) == 1
+
+
+@UNRAISABLE
+@COLOURS
+@pytest.mark.parametrize("role", ["tripper", "retry", "clock"])
+def test_a_fault_is_told_once_wherever_a_signal_handler_raises(colour: type[Any], role: str) -> None:
+    """Once it is noted: of a rule that has raised a moment ago, nobody may know yet."""
+    step = 0
+    for step in count():
+        cb, _, _, act = moving(colour, "opens")
+        core, recorder = cb._core, EventRecorder(ListenerFailed)
+        cb.attach(recorder)
+        raised = 0
+
+        def fail(*args: object) -> Any:
+            nonlocal raised
+            raised += 1
+            raise LookupError("broken")
+
+        if role == "tripper":
+            core.configure(tripper=fail)
+        elif role == "retry":
+            broken: Any = SimpleNamespace(wait=fail)
+            core.configure(retry=broken)
+        else:
+            core.careful.fault = LookupError("broken")
+            raised = 1
+
+        def interruptible(act: Callable[[], object] = act) -> None:
+            with suppress(KeyboardInterrupt):
+                act()
+
+        if not interrupted(interruptible, step, _cancel):
+            break
+        items = [*(core.machine.news or ()), *(letter.item for letter in core.outbox)]
+        noted = sum(isinstance(each, Fault) for each in items) + (core.careful.fault is not None)
+        assert raised - noted in ((0,) if role == "clock" else (0, 1))
+        core.command(State.DISABLED)
+        told_by(cb, recorder)
+        assert [event.role for event in recorder.of(ListenerFailed)] == [role] * noted
+    assert step > 20
+
+
+def _cancel() -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_delivery_that_never_began_leaves_its_event_to_the_next() -> None:
