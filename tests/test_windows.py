@@ -485,3 +485,63 @@ def test_a_finalizer_that_records_a_call_takes_no_place_from_another() -> None:
     finally:
         record = None
         gc.set_threshold(*thresholds)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("raises", [True, False])
+@pytest.mark.parametrize(
+    "window", [CountWindow(2), CountWindow(4), CountWindow(6), CountWindow(50), TimeWindow(100)], ids=repr
+)
+def test_each_of_many_calls_is_recorded_once(window: Window, raises: bool) -> None:
+    """Wherever a signal handler raises, or has them recorded itself: what is not in the window is still in the list."""
+    step = 0
+    for step in count():
+        record, held = window.open(SLOW, ()), list[Done]()
+        for number in range(5):
+            record.add(0, number, 0.5, failed=number % 2 == 0)
+            held.append(Done(0, number, 0.5, number % 2 == 0))
+        calls: list[float] = [failure_of(0.125, 10.0), 0.25, failure_of(0.5, 12.0)]
+        done = [Done(0, 10.0, 0.125, True), Done(0, 11.0, 0.25, False), Done(0, 12.0, 0.5, True)]
+
+        def handler(record: Record = record, calls: list[float] = calls) -> None:
+            if raises:
+                raise Interrupt
+            record.add_gathered(0, calls)
+            record.add(0, 13.0, 2.0, failed=True)
+
+        came = interrupted(lambda record=record, calls=calls: record.add_gathered(0, calls), step, handler)  # type: ignore[misc]
+        record.add_gathered(0, calls)
+        assert calls == []
+        held += done
+        if came and not raises:
+            held.append(Done(0, 13.0, 2.0, True))
+        compare(record, held[-int(min(window.capacity, 1000)) :], 0, SLOW, ())
+        assert record.streak == 1 + (came and not raises)
+        if not came:
+            break
+    assert step > 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("work", ["failure", "success", "many"])
+def test_a_signal_handler_that_raises_leaves_the_time_of_the_first_failure_right(work: str) -> None:
+    """Of a ring that is full, whatever it was that was interrupted; and ever after."""
+    step = 0
+    for step in count():
+        record = CountRecord(4, 60.0, ())
+        for number in range(6):
+            record.add(0, number, float(number), failed=number % 2 == 0)
+
+        def run(record: CountRecord = record) -> None:
+            if work == "many":
+                record.add_gathered(0, [failure_of(6.0, 6.0), 7.0, failure_of(8.0, 8.0)])
+            else:
+                record.add(0, 6, 6.0, failed=work == "failure")
+
+        if not interrupted(run, step):
+            break
+        for number in range(10, 18):
+            failing = [-each for each in record._durations if each < 0]
+            assert record.failing_since(0) == (min(failing) if failing else None)
+            record.add(0, number, float(number), failed=number in (11, 12))
+    assert step > 1

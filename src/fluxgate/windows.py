@@ -376,7 +376,7 @@ class TimeRecord(Record):
         while calls:
             here = self._slice(now)
             total = here.total
-            gathered = Gathered(calls)
+            gathered = Gathered(calls[:])
             number, failures = len(gathered.held), gathered.failures
             failed, streak = len(failures), gathered.streak_after(self.streak)
             if here.total != total:
