@@ -25,6 +25,7 @@ from fluxgate import (
 )
 from fluxgate.events import CallFailed, StateChanged
 from fluxgate.testing import EventRecorder, VirtualClock
+from fluxgate.trippers import Tripper
 from fluxgate.windows import Window
 from tests.running import Interrupt, Watched, interrupted, together
 
@@ -395,3 +396,29 @@ def test_an_interrupt_loses_nothing_of_what_gathered(window: Window, work: Calla
                 break
             assert rest_of(cb, by_hand) in fates
         assert step > 10
+
+
+@pytest.mark.parametrize(
+    ("tripper", "failures"), [(MinRequests(10) & FailureRate(0.5), 20), (FailureStreak(8), 8)], ids=["rate", "streak"]
+)
+def test_failures_amid_a_decision_are_not_spared_twice(tripper: Tripper, failures: int) -> None:
+    """Where a signal handler fails calls while the tripper is asked what it can spare, it opens no later for that."""
+    step = 0
+    for step in count():
+        clock, recorder = VirtualClock(), EventRecorder(StateChanged)
+        cb = circuit(clock, tripper=tripper, listeners=[recorder])
+        for _ in range(20):
+            outcome(cb, False)
+        clock.advance(2.0)  # so that the next failure takes the lock
+
+        def handler(cb: CircuitBreaker = cb) -> None:
+            for _ in range(4):
+                outcome(cb, True)
+
+        if not interrupted(lambda cb=cb: outcome(cb, True), step, handler):  # type: ignore[misc]
+            break
+        while cb.state == "closed":
+            outcome(cb, True)
+        (change,) = recorder.of(StateChanged)
+        assert change.metrics.failure_count == failures
+    assert step > 10

@@ -522,6 +522,25 @@ def test_each_of_many_calls_is_recorded_once(window: Window, raises: bool) -> No
     assert step > 1
 
 
+@pytest.mark.parametrize("look", ["metric", "failing_since", "total"])
+def test_a_call_that_comes_in_while_somebody_looks_is_recorded(look: str) -> None:
+    """And what was asked for is given."""
+    step = 0
+    for step in count():
+        record = TimeWindow(100).open(SLOW, (0.5,))
+        for second in range(5):
+            record.add(second, second, 0.25, failed=True)
+
+        def handler(record: Record = record) -> None:
+            record.add(150, 9, 0.25, failed=True)
+
+        if not interrupted(lambda record=record: getattr(record, look)(50), step, handler):  # type: ignore[misc]
+            break
+        assert record.metric(150).total_count == record.metric(150).failure_count == 1
+        assert record.failing_since(150) == 9
+    assert step > 1
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("work", ["failure", "success", "many"])
 def test_a_signal_handler_that_raises_leaves_the_time_of_the_first_failure_right(work: str) -> None:

@@ -205,8 +205,10 @@ class Machine:
         """Record a success of this generation and decide (rules 4, 5 and 8)."""
         if self.state in RECORDING:
             (self._record or self.record).add(now, wall, duration, failed=False)
+            # From here on no call (see `_settle_down`).
             if duration >= self.rules.plain_below:
-                self._unsettle()
+                self._bar = math.inf
+                self.steady_until = NEVER
             self._decide(now, wall, failed=False)
 
     def fail(self, duration: float, now: float, wall: float, error: Cause, hint: float | None = None) -> None:
@@ -214,11 +216,13 @@ class Machine:
         if self.state in RECORDING:
             self.last_error = error
             (self._record or self.record).add(now, wall, duration, failed=True)
+            # From here on no call (see `_settle_down`).
             plain = duration < self.rules.plain_below
             if plain and self.spare > 0 and now < self.steady_until and self._bar == math.inf:
                 self.spare -= 1
                 return
-            self._unsettle()
+            self._bar = math.inf
+            self.steady_until = NEVER
             self._decide(now, wall, failed=True, hint=hint)
 
     def take(self, calls: list[float]) -> None:
@@ -231,10 +235,10 @@ class Machine:
         seen, record = self.generation, self._record
         if record is None or (now < self.steady_until and record.total(now) < self._bar):
             return
-        if self.state not in RECORDING:
-            return  # as in `_move`: moved meanwhile
         self._bar = math.inf
         self.steady_until = NEVER
+        if self.state not in RECORDING:
+            return  # as in `_move`: moved meanwhile
         tripper = self.rules.tripper
         half_open = self.state is HALF_OPEN
         asked_as = HALF_OPEN if half_open else CLOSED
@@ -287,7 +291,11 @@ class Machine:
             return Verdict(type(tripper).__name__, trips)
 
     def _settle_down(self, record: WindowRecord, metric: Metric, now: float) -> None:
-        """Begin a steady stretch where the rules and the state allow one."""
+        """Begin a steady stretch where the rules and the state allow one.
+
+        A signal handler, or a finalizer, that calls this breaker after the last one has ended begins one of its own, in
+        which calls may have gathered of which nothing is known here: that one stands.
+        """
         rules = self.rules
         tripper = rules.tripper
         if self.state is not HALF_OPEN and tripper.steady:
@@ -296,7 +304,7 @@ class Machine:
             spare = min(tripper.spare(metric, record.streak), rules.window.capacity - 1)
             steady_until = record.steady_until()
             if self._record is not record or self.rules is not rules or self.steady_until != NEVER:
-                return  # a signal handler, or a finalizer, has called this breaker, and a later stretch has begun
+                return
             # From here on no call.
             self._bar = bar
             self.spare = spare

@@ -349,7 +349,7 @@ class TimeRecord(Record):
         old = self.thresholds
         self.slow_threshold = slow_threshold
         self.thresholds = tuple(sorted(thresholds))
-        for each in self._slices:
+        for each in [*self._slices]:
             known = dict(zip(old, each.counts, strict=True))
             each.counts = [known.get(threshold, 0) for threshold in self.thresholds]
 
@@ -402,7 +402,9 @@ class TimeRecord(Record):
     def _forget(self, now: float) -> None:
         # never backwards: threads hand in their times slightly out of order
         self._number = max(self._number, math.floor(now / self._width))
-        while self._slices and self._slices[0].number <= self._number - _SLICES:
+        while True:  # not on that condition: a signal handler may come between it and the next line
+            if not self._slices or self._slices[0].number > self._number - _SLICES:
+                return
             gone = self._slices[0]
             self._total -= gone.total
             self._failures -= gone.failures
@@ -410,7 +412,7 @@ class TimeRecord(Record):
 
     def metric(self, now: float) -> Metric:
         self._forget(now)
-        slices = self._slices
+        slices = [*self._slices]  # meanwhile a signal handler may record a call
         counts = {
             threshold: sum(each.counts[index] for each in slices) for index, threshold in enumerate(self.thresholds)
         }
@@ -428,7 +430,7 @@ class TimeRecord(Record):
 
     def failing_since(self, now: float) -> float | None:
         self._forget(now)
-        return next((each.first_failure for each in self._slices if each.failures), None)
+        return next((each.first_failure for each in [*self._slices] if each.failures), None)
 
     def steady_until(self) -> float:
         return (self._number + 1) * self._width
