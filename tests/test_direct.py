@@ -1206,3 +1206,33 @@ def test_a_parameter_may_be_called_locals() -> None:
     assert work(locals=5) == 5
     assert notes[0].direct == [True]
     assert len(failures.of(ListenerFailed)) == 2
+
+
+def test_no_gate_that_a_signal_handler_has_arranged_outlives_the_state() -> None:
+    """It is refused in the middle of a reset, which another interrupts once the circuit is closed."""
+
+    class Stop(BaseException):
+        """What the second signal handler raises, as a program ends."""
+
+    def stop_in_finish(frame: Any, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_name == "_finish":
+            sys.setprofile(None)
+            raise Stop
+
+    reached = 0
+    for step in count():
+        cb = settled((), "force_open")
+
+        def handler(cb: Any = cb) -> None:
+            try_(cb, lambda: 1)
+            sys.setprofile(stop_in_finish)
+
+        def reset(cb: Any = cb) -> None:
+            with suppress(Stop):
+                cb.reset()
+
+        if not interrupted(reset, step, handler):
+            break
+        reached += cb.state == "closed"
+        assert try_(cb, lambda: 1) is (cb.state == "closed")
+    assert reached
