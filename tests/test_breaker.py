@@ -32,6 +32,7 @@ from fluxgate import (
     TimeWindow,
     TypeOf,
 )
+from fluxgate._teller import Teller
 from fluxgate.events import (
     CallCancelled,
     CallEnded,
@@ -648,12 +649,15 @@ def test_a_success_beside_a_hit_is_in_the_new_window(make: Make, window: Any, mo
     circuit.steer("metrics_only")
     circuit.succeed()  # from here on plain successes gather
 
-    def in_the_middle() -> tuple[None, None]:
+    def in_the_middle(core: Teller) -> None:
+        monkeypatch.setattr(Teller, "tell_news", tell_news)
         circuit.succeed()
-        return None, None
+        tell_news(core)
 
-    monkeypatch.setattr("fluxgate._teller.trace_ids", in_the_middle)
+    tell_news = Teller.tell_news
+    monkeypatch.setattr(Teller, "tell_news", in_the_middle)
     circuit.fail()
+    assert Teller.tell_news is tell_news
     assert len(circuit.seen(WouldOpen)) == 1
     assert circuit.metrics.total_count == 1
 
