@@ -291,6 +291,25 @@ def test_what_waits_behind_a_stuck_listener_is_bounded_and_what_goes_is_told(mon
     assert len(losses.of(EventsDropped)) == 2, "once"
 
 
+def test_what_the_tripper_raises_behind_a_stuck_listener_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what a tracker raises, and the call goes on."""
+    monkeypatch.setattr("fluxgate._teller._OUTBOX_SIZE", 2)
+    faults = EventRecorder(ListenerFailed)
+
+    def broken(*args: object) -> bool:
+        raise LookupError("broken")
+
+    cb = CircuitBreaker("payments", bus=Bus(), tripper=broken, listeners=[faults])
+    for _ in range(5):
+        settle(cb._core, failed=True)
+    assert len(cb._core.outbox) == 2
+    assert not cb._core.machine.news
+    told_by(cb, faults)
+    settle(cb._core, failed=True)
+    told_by(cb, faults)
+    assert faults.of(ListenerFailed)[-1].count == 6
+
+
 def test_failures_of_a_rule_behind_a_stuck_listener_are_bounded_and_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

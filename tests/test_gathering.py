@@ -409,7 +409,8 @@ def test_failures_amid_a_decision_are_not_spared_twice(tripper: Tripper, failure
         cb = circuit(clock, tripper=tripper, listeners=[recorder])
         for _ in range(20):
             outcome(cb, False)
-        clock.advance(2.0)  # so that the next failure takes the lock
+        clock.advance(2.0)  # so that the next failure takes the lock,
+        cb._core.machine.spare = 0  # and asks the tripper
 
         def handler(cb: CircuitBreaker = cb) -> None:
             for _ in range(4):
@@ -422,3 +423,18 @@ def test_failures_amid_a_decision_are_not_spared_twice(tripper: Tripper, failure
         (change,) = recorder.of(StateChanged)
         assert change.metrics.failure_count == failures
     assert step > 10
+
+
+def test_what_is_appended_after_a_move_is_of_no_window() -> None:
+    """A tracer has stopped the call between its look at the lane and the append, and the circuit has moved."""
+    clock = VirtualClock()
+    cb = circuit(clock, tripper=FailureStreak(10**6))
+    for _ in range(10):
+        outcome(cb, False)
+    lane = cb._core.lane
+    assert lane is not None
+    cb.force_open()
+    lane.durations.append(0.0)
+    assert cb.info().metrics.total_count == 10
+    assert not lane.durations
+    assert not lane.taken
