@@ -6,12 +6,12 @@ from contextvars import copy_context
 
 from ._record import Record
 from ._typing import TYPE_CHECKING
-from .events import Event, LastError, Opening, StateChanged, WouldOpen
+from .events import LastError, Opening, StateChanged, WouldOpen
 from .metric import Metric, Verdict
 from .state import FORCED_OPEN, HALF_OPEN, OPEN, State, Trigger
 
 if TYPE_CHECKING:
-    from typing import Any, ClassVar
+    from typing import Any
 
     from ._subscription import Subscription
 
@@ -38,7 +38,7 @@ class Change(Record):
         "trace_id",
         "span_id",
     )
-    kind: ClassVar[type[Event]] = StateChanged
+    kind = StateChanged
 
     timestamp: float
     state: State
@@ -75,7 +75,7 @@ class Hit(Record):
     """Shadow mode: a move that would have been made; its fields are those of its event."""
 
     __slots__ = ("timestamp", "state", "metrics", "verdict", "failing_since", "last_error", "trace_id", "span_id")
-    kind: ClassVar[type[Event]] = WouldOpen
+    kind = WouldOpen
 
     timestamp: float
     state: State
