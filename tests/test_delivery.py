@@ -689,6 +689,23 @@ def test_a_fault_is_told_once_wherever_a_signal_handler_raises(colour: type[Any]
     assert step > 20
 
 
+@UNRAISABLE
+@COLOURS
+def test_a_clocks_fault_is_told_once_where_a_signal_handler_calls_the_breaker(colour: type[Any]) -> None:
+    """Whichever of the two comes upon it first."""
+    step = 0
+    for step in count():
+        cb, _, _, act = moving(colour, "opens")
+        core, recorder = cb._core, EventRecorder(ListenerFailed)
+        cb.attach(recorder)
+        core.careful.fault = LookupError("broken")
+        if not interrupted(act, step, lambda core=core: core.command(State.DISABLED)):  # type: ignore[misc]
+            break
+        told_by(cb, recorder)
+        assert [event.role for event in recorder.of(ListenerFailed)] == ["clock"]
+    assert step > 20
+
+
 def _cancel() -> None:
     raise KeyboardInterrupt
 
