@@ -197,12 +197,9 @@ class CountRecord(Record):
         return [0] * len(self.thresholds) if self.thresholds else _NO_COUNTS
 
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
-        held = duration
+        held, times = duration, _EMPTY
         if failed:
-            held = -duration or FAILED_AT_ONCE
-            if self._failed_at is _EMPTY:
-                times = array("d")
-                self._failed_at = self._failed_at or times  # as below
+            held, times = -duration or FAILED_AT_ONCE, array("d", (wall,))
         if self._durations is _EMPTY:
             fresh = array("d")
             self._durations = self._durations or fresh  # making it may have recorded another call
@@ -223,6 +220,10 @@ class CountRecord(Record):
             else:
                 self._old_lap -= old
         if failed:
+            if self._failed_at is _EMPTY:
+                self._failed_at = times
+            else:
+                self._failed_at += times
             self._failures += 1
             self.streak += 1
         else:
@@ -233,11 +234,9 @@ class CountRecord(Record):
             self._head = 0
             self._laps += 1
             self._old_lap, self._lap = self._lap, 0.0
-        # up to here, or the next line in a ring that is full.
+        # up to here.
         if not gone:
             self._durations.append(held)
-        if failed:
-            self._failed_at.append(wall)
         if old < 0 or old >= self._floor:
             self._forget(old)
 
@@ -310,8 +309,10 @@ class CountRecord(Record):
         return len(self._durations)
 
     def failing_since(self, now: float) -> float | None:
-        times, failures = self._failed_at, self._failures
-        return times[max(len(times) - failures, 0)] if failures and times else None
+        failures = self._failures
+        # From here on no call, in which a signal handler's might let times go.
+        first = self._failed_at[-failures : 1 - failures or None]
+        return first[0] if failures else None
 
 
 class _Slice:
