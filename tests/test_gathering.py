@@ -20,6 +20,7 @@ from fluxgate import (
     FailureRate,
     FailureStreak,
     MinRequests,
+    SlowRate,
     TimeWindow,
     _gil,
 )
@@ -423,6 +424,42 @@ def test_failures_amid_a_decision_are_not_spared_twice(tripper: Tripper, failure
         (change,) = recorder.of(StateChanged)
         assert change.metrics.failure_count == failures
     assert step > 10
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may meet a finalizer
+@pytest.mark.parametrize("handles", ["raises", "fails a call", "begins another window"])
+@pytest.mark.parametrize("window", [CountWindow(20), TimeWindow(60)], ids=["count", "time"])
+def test_rules_and_window_go_together_wherever_a_signal_handler_comes(window: Window, handles: str) -> None:
+    """It finds the old ones or the new ones, and so does each call from then on."""
+    step = 0
+    for step in count():
+        cb = circuit(VirtualClock(), tripper=SlowRate(1, threshold=0.5) | FailureStreak(9), window=window)
+        for _ in range(3):
+            outcome(cb, True)
+        cb.info()
+
+        def handler(cb: CircuitBreaker = cb) -> None:
+            if handles == "raises":
+                raise KeyboardInterrupt
+            if handles == "begins another window":
+                cb.reset()
+            outcome(cb, True)
+
+        def configure(cb: CircuitBreaker = cb) -> None:
+            with suppress(KeyboardInterrupt):
+                cb.configure(tripper=SlowRate(1, threshold=0.25) & SlowRate(1, threshold=2) | FailureStreak(5))
+
+        if not interrupted(configure, step, handler):
+            break
+        machine = cb._core.machine
+        assert set(machine.record.thresholds) == machine.rules.tripper.thresholds
+        assert cb.info().metrics.slow_counts.keys() == machine.rules.tripper.thresholds
+        failures = cb.info().metrics.failure_count
+        while cb.state == "closed":
+            outcome(cb, True)
+            failures += 1
+        assert failures == (5 if len(machine.rules.tripper.thresholds) == 2 else 9)
+    assert step > 20
 
 
 def test_what_is_appended_after_a_move_is_of_no_window() -> None:

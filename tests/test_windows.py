@@ -585,3 +585,34 @@ def test_a_signal_handler_that_raises_leaves_the_time_of_the_first_failure_right
             assert record.failing_since(0) == (min(failing) if failing else None)
             record.add(0, number, float(number + 1), failed=number in (11, 12))
     assert step > 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("raises", [True, False])
+@pytest.mark.parametrize("window", [CountWindow(4), CountWindow(50), TimeWindow(100)], ids=repr)
+def test_other_thresholds_are_in_force_or_not_yet(window: Window, raises: bool) -> None:
+    """A signal handler that comes meanwhile, to raise or with a call of its own, finds and leaves a whole window."""
+    step = 0
+    for step in count():
+        record = window.open(SLOW, (0.5,))
+        for duration in (0.25, 0.75, 1.5, 3.0):
+            record.add(0, 0, duration, failed=False)
+
+        def handler(record: Record = record) -> None:
+            if raises:
+                raise Interrupt
+            record.add(0, 0, 5.0, failed=True)
+
+        if not interrupted(lambda record=record: record.rejudge(2.0, (0.5, 4.0)), step, handler):  # type: ignore[misc]
+            break
+        for _ in range(2):
+            metric = record.metric(0)
+            assert metric.slow_counts.keys() == set(record.thresholds)
+            if isinstance(record, CountRecord):  # the other counts by a new threshold from then on
+                held = list(map(abs, record._durations))
+                assert metric.slow_count == sum(each >= record.slow_threshold for each in held)
+                assert metric.slow_counts == {each: sum(map(each.__le__, held)) for each in record.thresholds}
+            record.add(0, 0, 6.0, failed=False)
+        record.rejudge(SLOW, (0.25,))
+        assert record.metric(0).slow_counts.keys() == {0.25}
+    assert step > 1

@@ -348,10 +348,15 @@ class Machine:
 
     def configure(self, rules: Rules) -> None:
         """Put other rules in force; the window and a wait that is running stay."""
+        thresholds = rules.tripper.thresholds
+        while (record := self._record) is not None:
+            record.rejudge(rules.slow_threshold, thresholds)
+            if self._record is record:  # else a signal handler has called this breaker meanwhile
+                break
+        # From the last look at it on no call: the window is judged by the rules that are in force.
         self.rules = rules
-        if self._record is not None:
-            self._record.rejudge(rules.slow_threshold, rules.tripper.thresholds)
-        self._unsettle()
+        self._bar = math.inf
+        self.steady_until = NEVER
 
     def _move(
         self,

@@ -185,13 +185,22 @@ class CountRecord(Record):
         self._old_lap = 0.0
 
     def rejudge(self, slow_threshold: float, thresholds: Collection[float]) -> None:
-        self.slow_threshold = slow_threshold
-        self.thresholds = tuple(sorted(thresholds))
-        self._floor = min((slow_threshold, *self.thresholds))
-        self._slow = 0
-        self._counts = self._nothing_counted()
-        for duration in self._durations:
-            self._count_slow(abs(duration), 1)
+        thresholds = tuple(sorted(thresholds))
+        floor = min((slow_threshold, *thresholds))
+        while True:
+            laps, head = self._laps, self._head
+            durations = [abs(held) for held in self._durations]
+            slow = sum([duration >= slow_threshold for duration in durations])
+            counts = [sum([duration >= threshold for duration in durations]) for threshold in thresholds] or _NO_COUNTS
+            if self._head != head or self._laps != laps:
+                continue  # another call was recorded meanwhile
+            # From here on no call.
+            self.slow_threshold = slow_threshold
+            self.thresholds = thresholds
+            self._floor = floor
+            self._slow = slow
+            self._counts = counts
+            return
 
     def _nothing_counted(self) -> list[int]:
         return [0] * len(self.thresholds) if self.thresholds else _NO_COUNTS
@@ -296,9 +305,10 @@ class CountRecord(Record):
     def _count_slow(self, duration: float, step: int) -> None:
         if duration >= self.slow_threshold:
             self._slow += step
-        for index, threshold in enumerate(self.thresholds):
+        thresholds, counts = self.thresholds, self._counts  # at once: `rejudge` puts others there
+        for index, threshold in enumerate(thresholds):
             if duration >= threshold:
-                self._counts[index] += step
+                counts[index] += step
 
     def metric(self, now: float) -> Metric:
         duration = max(self._lap + self._old_lap, 0.0)
@@ -320,13 +330,14 @@ class _Slice:
 
     __slots__ = ("counts", "duration", "failures", "first_failure", "number", "slow", "total")
 
-    def __init__(self, number: int, thresholds: int) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
         self.total = 0
         self.failures = 0
         self.duration = 0.0
         self.slow = 0
-        self.counts = [0] * thresholds
+        self.counts: dict[float, int] = {}
+        """By threshold, where there are any."""
         self.first_failure = 0.0
 
 
@@ -347,12 +358,13 @@ class TimeRecord(Record):
         self.thresholds = tuple(sorted(thresholds))
 
     def rejudge(self, slow_threshold: float, thresholds: Collection[float]) -> None:
-        old = self.thresholds
-        self.slow_threshold = slow_threshold
-        self.thresholds = tuple(sorted(thresholds))
+        thresholds = tuple(sorted(thresholds))
         for each in [*self._slices]:
-            known = dict(zip(old, each.counts, strict=True))
-            each.counts = [known.get(threshold, 0) for threshold in self.thresholds]
+            for threshold in [*each.counts]:
+                if threshold not in thresholds:
+                    each.counts.pop(threshold, None)
+        self.slow_threshold = slow_threshold
+        self.thresholds = thresholds
 
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
         here = self._slice(now)
@@ -369,9 +381,12 @@ class TimeRecord(Record):
             self.streak = 0
         if duration >= self.slow_threshold:
             here.slow += 1
-        for index, threshold in enumerate(self.thresholds):
+        for threshold in self.thresholds:
             if duration >= threshold:
-                here.counts[index] += 1
+                if threshold in here.counts:
+                    here.counts[threshold] += 1
+                else:
+                    here.counts[threshold] = 1
 
     def add_gathered(self, now: float, calls: list[float]) -> None:
         while calls:
@@ -397,7 +412,7 @@ class TimeRecord(Record):
     def _slice(self, now: float) -> _Slice:
         self._forget(now)
         if not self._slices or self._slices[-1].number < self._number:
-            self._slices.append(_Slice(self._number, len(self.thresholds)))
+            self._slices.append(_Slice(self._number))
         return self._slices[-1]
 
     def _forget(self, now: float) -> None:
@@ -414,9 +429,7 @@ class TimeRecord(Record):
     def metric(self, now: float) -> Metric:
         self._forget(now)
         slices = [*self._slices]  # meanwhile a signal handler may record a call
-        counts = {
-            threshold: sum(each.counts[index] for each in slices) for index, threshold in enumerate(self.thresholds)
-        }
+        counts = {threshold: sum(each.counts.get(threshold, 0) for each in slices) for threshold in self.thresholds}
         return make_metric(
             self._total,
             self._failures,
