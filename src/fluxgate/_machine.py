@@ -33,10 +33,14 @@ from ._rules import Rules
 from ._stamps import NEVER, Stamp
 from ._text import in_words, name_of, seconds_in_words
 from ._trace import trace_ids
+from ._typing import TYPE_CHECKING
 from .events import LastError
 from .metric import Metric, Verdict
 from .state import CLOSED, DISABLED, FORCED_OPEN, HALF_OPEN, METRICS_ONLY, OPEN, State, Trigger
 from .windows import Record as WindowRecord
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _EVERY = frozenset(State)
 _BY_HAND = _EVERY - {OPEN, HALF_OPEN}
@@ -103,6 +107,8 @@ class Machine:
         """Of the last failure."""
         self.spare = 0.0
         """Failures that the tripper need not be asked about in this steady stretch."""
+        self._bar = math.inf
+        """The calls at which the steady stretch ends, while it lasts."""
         self._steady_from = 0.0  # outlives its stretch, whose last successes may still be in the lane
         self._start_recording()
 
@@ -114,7 +120,6 @@ class Machine:
         return self.news
 
     def _start_recording(self) -> None:
-        self._bar = math.inf
         self.steady_until = NEVER
         self._record: WindowRecord | None = None
 
@@ -131,7 +136,7 @@ class Machine:
     def metric(self, now: float) -> Metric:
         """The window's sums, for whoever looks: what that forgets ends a steady stretch, as the next outcome would."""
         if now >= self.steady_until:
-            self._unsettle()
+            self.steady_until = NEVER
         return self.record.metric(now)
 
     # -- admission ------------------------------------------------------------------------------------------------
@@ -207,7 +212,6 @@ class Machine:
             (self._record or self.record).add(now, wall, duration, failed=False)
             # From here on no call (see `_settle_down`).
             if duration >= self.rules.plain_below:
-                self._bar = math.inf
                 self.steady_until = NEVER
             self._decide(now, wall, failed=False)
 
@@ -221,7 +225,6 @@ class Machine:
             if plain and self.spare > 0 and now < self.steady_until and self._bar == math.inf:
                 self.spare -= 1
                 return
-            self._bar = math.inf
             self.steady_until = NEVER
             self._decide(now, wall, failed=True, hint=hint)
 
@@ -235,7 +238,6 @@ class Machine:
         seen, record = self.generation, self._record
         if record is None or (now < self.steady_until and record.total(now) < self._bar):
             return
-        self._bar = math.inf
         self.steady_until = NEVER
         if self.state not in RECORDING:
             return  # as in `_move`: moved meanwhile
@@ -262,21 +264,10 @@ class Machine:
             self._move(CLOSED, Trigger.RECOVERY, verdict, now, wall, seen)
         elif self.state is METRICS_ONLY:
             news = self.open_news()
-            trace_id, span_id = trace_ids()
-            hit = Hit(
-                timestamp=wall,
-                state=METRICS_ONLY,
-                metrics=metric,
-                verdict=verdict,
-                failing_since=record.failing_since(now),
-                last_error=self._relevant_error(metric),
-                trace_id=trace_id,
-                span_id=span_id,
-            )
+            hit = Hit(state=METRICS_ONLY, verdict=verdict, **self._evidence(record, metric, now, wall))
             if self._record is not record:
                 return  # as in `_move`, and from here on as there
             self._record = None
-            self._bar = math.inf
             self.steady_until = NEVER
             news.append(hit)
         else:
@@ -311,10 +302,6 @@ class Machine:
             self._steady_from = now
             self.steady_until = steady_until
 
-    def _unsettle(self) -> None:
-        self._bar = math.inf
-        self.steady_until = NEVER
-
     @property
     def admits_all(self) -> bool:
         """Whether the state lets every call pass, with nothing to decide."""
@@ -329,11 +316,21 @@ class Machine:
             and not self.rules.tracker.judges_values
         )
 
-    def _relevant_error(self, metric: Metric) -> LastError | None:
-        if self.last_error is None or not metric.failure_count:
-            return None
-        kind, text = self.last_error
-        return LastError(type=name_of(kind), text=text)
+    def _evidence(self, record: WindowRecord, metric: Metric, now: float, wall: float) -> dict[str, Any]:
+        """What both kinds of news tell of the window and the moment that decided."""
+        last_error: LastError | None = None
+        if self.last_error is not None and metric.failure_count:
+            kind, text = self.last_error
+            last_error = LastError(type=name_of(kind), text=text)
+        trace_id, span_id = trace_ids()
+        return {
+            "timestamp": wall,
+            "metrics": metric,
+            "failing_since": record.failing_since(now),
+            "last_error": last_error,
+            "trace_id": trace_id,
+            "span_id": span_id,
+        }
 
     # -- moves ----------------------------------------------------------------------------------------------------
 
@@ -355,7 +352,6 @@ class Machine:
                 break
         # From the last look at it on no call: the window is judged by the rules that are in force.
         self.rules = rules
-        self._bar = math.inf
         self.steady_until = NEVER
 
     def _move(
@@ -369,9 +365,8 @@ class Machine:
         *,
         hint: float | None = None,
     ) -> None:
-        metrics = self.record.metric(now)
-        failing_since = self.record.failing_since(now)
-        last_error = self._relevant_error(metrics)
+        record = self.record
+        evidence = self._evidence(record, record.metric(now), now, wall)
         old = self.state
         if state not in MOVES[trigger].get(old, ()) and self.generation == seen:
             raise RuntimeError(f"a circuit cannot move from {old} to {state} by {trigger}")
@@ -382,22 +377,16 @@ class Machine:
             wait = self._ask_wait(reopens, hint)
         afresh = state in RECORDING
         news = self.open_news()
-        trace_id, span_id = trace_ids()
         change = Change(
-            timestamp=wall,
             state=state,
             old_state=old,
             new_state=state,
             trigger=trigger,
-            metrics=metrics,
             verdict=verdict,
             wait=wait if state is OPEN and wait < math.inf else None,
             reopens=reopens,
             generation=seen + 1,
-            failing_since=failing_since,
-            last_error=last_error,
-            trace_id=trace_id,
-            span_id=span_id,
+            **evidence,
         )
         if self.generation != seen:
             return  # a signal handler, or a finalizer, has called this breaker while it decided, and moved it
@@ -407,7 +396,6 @@ class Machine:
         self.changed_at = wall
         self.reopens = reopens
         self._probes = None
-        self._bar = math.inf
         self.steady_until = NEVER
         if state is OPEN:
             self._wait = wait

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextvars import copy_context
 
 from ._record import Record
-from ._typing import TYPE_CHECKING
-from .events import LastError, Opening, StateChanged, WouldOpen
+from ._typing import TYPE_CHECKING, cast
+from .events import Event, LastError, Opening, StateChanged, WouldOpen
 from .metric import Metric, Verdict
 from .state import FORCED_OPEN, HALF_OPEN, OPEN, State, Trigger
 
@@ -19,63 +19,11 @@ Cause = tuple[type[object], str]
 """The type of an exception or of a value that was judged a failure, and its text, fit to be shown."""
 
 
-class Change(Record):
-    """A move that was made; its fields are those of its event."""
-
-    __slots__ = (
-        "timestamp",
-        "state",
-        "old_state",
-        "new_state",
-        "trigger",
-        "metrics",
-        "verdict",
-        "wait",
-        "reopens",
-        "generation",
-        "failing_since",
-        "last_error",
-        "trace_id",
-        "span_id",
-    )
-    kind = StateChanged
-
-    timestamp: float
-    state: State
-    old_state: State
-    new_state: State
-    trigger: Trigger
-    metrics: Metric
-    verdict: Verdict
-    wait: float | None
-    reopens: int
-    generation: int
-    failing_since: float | None
-    last_error: LastError | None
-    trace_id: str | None
-    span_id: str | None
-
-    def opening(self, before: Opening | None) -> Opening | None:
-        """On what the circuit is open from then on."""
-        if self.new_state is HALF_OPEN:
-            return before  # a probe's refusal still tells what had opened the circuit
-        if self.new_state not in (OPEN, FORCED_OPEN):
-            return None
-        return Opening(
-            at=self.timestamp,
-            metrics=self.metrics,
-            failing_since=self.failing_since,
-            last_error=self.last_error,
-            trace_id=self.trace_id,
-            span_id=self.span_id,
-        )
-
-
 class Hit(Record):
     """Shadow mode: a move that would have been made; its fields are those of its event."""
 
     __slots__ = ("timestamp", "state", "metrics", "verdict", "failing_since", "last_error", "trace_id", "span_id")
-    kind = WouldOpen
+    kind = cast("type[Event]", WouldOpen)
 
     timestamp: float
     state: State
@@ -89,6 +37,34 @@ class Hit(Record):
     def opening(self, before: Opening | None) -> Opening | None:
         """On what the circuit is open from then on."""
         return before
+
+
+class Change(Hit):
+    """A move that was made; its fields are those of its event."""
+
+    __slots__ = ("old_state", "new_state", "trigger", "wait", "reopens", "generation")
+    kind = StateChanged
+
+    old_state: State
+    new_state: State
+    trigger: Trigger
+    wait: float | None
+    reopens: int
+    generation: int
+
+    def opening(self, before: Opening | None) -> Opening | None:
+        if self.new_state is HALF_OPEN:
+            return before  # a probe's refusal still tells what had opened the circuit
+        if self.new_state not in (OPEN, FORCED_OPEN):
+            return None
+        return Opening(
+            at=self.timestamp,
+            metrics=self.metrics,
+            failing_since=self.failing_since,
+            last_error=self.last_error,
+            trace_id=self.trace_id,
+            span_id=self.span_id,
+        )
 
 
 class Fault(Record):

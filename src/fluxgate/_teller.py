@@ -190,8 +190,7 @@ class Teller:
                 continue
             opening, draft = each.opening(self.opening), None
             if each.kind in self.routes:
-                draft = each.kind.drafts()
-                draft.circuit_name = self.name
+                draft = self.draft(each.kind, each.timestamp)
                 for name in each.fields:
                     setattr(draft, name, getattr(each, name))
             # Up to `push` no call, so that nobody comes in between.
