@@ -138,7 +138,7 @@ class Fast(Teller):
     def _lane_time(self, lane: Lane) -> float:
         if lane.heard:
             return _TOLD_LANE_TIME  # its events' times are told by the wall clock of when it was opened
-        if lane.gathering is not None:
+        if self.machine.rules.window.gathering is not None:
             return _BOUNDED_LANE_TIME
         return _CALM_LANE_TIME if lane.calm else _LANE_TIME
 

@@ -58,8 +58,3 @@ class Gathered:
                 return failed
             failed += 1
         return streak + failed
-
-
-def negative(numbers: Collection[float]) -> int:
-    """How many of them are failures."""
-    return sum([number < 0 for number in numbers])

@@ -46,7 +46,6 @@ class Lane(Stamp):
         "claim",
         "durations",
         "failures_to",
-        "gathering",
         "heard",
         "open_until",
         "taken",
@@ -55,9 +54,8 @@ class Lane(Stamp):
 
     def __init__(self, generation: int, gathering: int | None, claim: Direct) -> None:
         super().__init__(generation)
-        self.gathering = gathering
-        """How many of the last calls it keeps; ``None``: all."""
         self.durations: list[float] | deque[float] = [] if gathering is None else deque(maxlen=gathering)
+        """All of them, or the last."""
         self.taken: list[float] = _NONE_YET
         """What was taken out of it, until it is recorded."""
         self.claim = claim

@@ -27,8 +27,9 @@ from .events import CallSucceeded
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    _F = TypeVar("_F", bound=Callable[..., Any])
     from ._core import Core
+
+    _F = TypeVar("_F", bound=Callable[..., Any])
 
 _PATH = """\
 def make(_func, _core, {clock}):

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection
 
 from . import _check
-from ._gathered import FAILED_AT_ONCE, Gathered, negative
+from ._gathered import FAILED_AT_ONCE, Gathered
 from ._typing import final
 from .metric import Metric, make_metric
 
@@ -166,10 +166,12 @@ class CountRecord(Record):
         self._laps = 0  # with the head, how far it has come: the head alone may come round
         self._head: int = 0
         self.streak = 0
-        self._clear(_NO_COUNTS, 0, 0)
+        self.thresholds = ()
+        self._clear(0, 0)
         self.rejudge(slow_threshold, thresholds)
 
-    def _clear(self, counts: list[int], laps: int, head: int) -> None:
+    def _clear(self, laps: int, head: int) -> None:
+        counts = [0] * len(self.thresholds) if self.thresholds else _NO_COUNTS
         if self._laps != laps or self._head != head:
             return  # another call was recorded meanwhile
         self._laps += 1
@@ -201,9 +203,6 @@ class CountRecord(Record):
             self._slow = slow
             self._counts = counts
             return
-
-    def _nothing_counted(self) -> list[int]:
-        return [0] * len(self.thresholds) if self.thresholds else _NO_COUNTS
 
     def add(self, now: float, wall: float, duration: float, failed: bool) -> None:
         held, times = duration, _EMPTY
@@ -253,7 +252,7 @@ class CountRecord(Record):
         while calls:
             laps, head = self._laps, self._head
             if len(calls) >= self._size and self._durations is not _EMPTY:  # nothing older stays
-                self._clear(self._nothing_counted(), laps, head)
+                self._clear(laps, head)
                 continue
             begin = max(len(calls) - self._size, 0)
             done = slice(0, begin + self._size - head)
@@ -265,8 +264,9 @@ class CountRecord(Record):
             if self._failures or self._slow or any(self._counts):
                 floor = self._floor
                 noted = [each for each in old if not 0 <= each < floor]
-            more = len(gathered.failures) - negative(noted)
-            gone = sum(old) - 2 * sum(each for each in noted if each < 0)
+            failed = [each for each in noted if each < 0]
+            more = len(gathered.failures) - len(failed)
+            gone = sum(old) - 2 * sum(failed)
             times = array("d", [failure.at for failure in gathered.failures])
             streak = gathered.streak_after(self.streak)
             place = slice(head, end)
